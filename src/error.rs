@@ -33,8 +33,10 @@ pub const EXISTS: i32 = -11;
 /// In use.
 pub const BUSY: i32 = -12;
 
-/// A failure. Numbers are bytes or offsets from the buffer's first byte.
+/// A failure. `len`, `needed`, `size`, `align` and `block` are bytes, `at` is an offset from the
+/// buffer's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // of fields: named above
 pub enum Error {
     /// An argument is wrong; the text says which and what it may be.
     Argument(&'static str),
@@ -50,6 +52,8 @@ pub enum Error {
     Truncated { len: u64, needed: u64 },
     /// No free run fits.
     OutOfMemory { size: u64 },
+    /// The process has no memory left for a handle.
+    NoHandle,
     /// A pointer outside [first block, end).
     Foreign { address: u64, first: u64, end: u64 },
     /// A pointer that is no live block; the text says what lies there.
@@ -71,7 +75,7 @@ impl Error {
             Error::TooLarge { .. } => BUFFER_TOO_LARGE,
             Error::NotAPool(_) => NOT_A_POOL,
             Error::Incompatible(_) | Error::Truncated { .. } => INCOMPATIBLE,
-            Error::OutOfMemory { .. } => OUT_OF_MEMORY,
+            Error::OutOfMemory { .. } | Error::NoHandle => OUT_OF_MEMORY,
             Error::Foreign { .. } => FOREIGN_POINTER,
             Error::NotAllocated { .. } => NOT_ALLOCATED,
             Error::Corrupted { .. } => CORRUPTED,
@@ -98,6 +102,7 @@ impl fmt::Display for Error {
             Error::OutOfMemory { size } => {
                 write!(f, "no free run of {size} bytes: free blocks, or ask mempool_stats for largest_free")
             }
+            Error::NoHandle => f.write_str("the process has no memory left for the pool's handle"),
             Error::Foreign { address, first, end } => {
                 write!(f, "pointer {address:#x} lies outside the pool's blocks [{first:#x}, {end:#x}): it belongs to another allocator or pool")
             }

@@ -1,37 +1,576 @@
-//! stub: signatures only, the body is being written
-#![allow(missing_docs, unused_variables, clippy::missing_safety_doc)]
-use crate::error::Result;
-use crate::options::Options;
-use crate::stats::{Block, Stats};
-use core::ptr::NonNull;
+//! A pool: the layers below put together. Each call is one function here, which takes the lock,
+//! sees to what a dead owner left, does its work and delivers.
 
-pub struct Pool { _p: () }
-impl Pool {
-    pub unsafe fn init(buffer: *mut u8, len: usize, o: &Options) -> Result<Pool> { todo!() }
-    pub unsafe fn attach(buffer: *mut u8, len: usize, start: usize) -> Result<Pool> { todo!() }
-    pub unsafe fn open(buffer: *mut u8, len: usize, o: &Options) -> Result<(Pool, bool)> { todo!() }
-    pub fn detach(self) -> Result<()> { todo!() }
-    pub fn release(&self) -> Result<()> { todo!() }
-    pub fn malloc(&self, size: usize) -> Result<NonNull<u8>> { todo!() }
-    pub fn calloc(&self, count: usize, size: usize) -> Result<NonNull<u8>> { todo!() }
-    pub fn calloc_fill(&self, count: usize, size: usize, fill: u8) -> Result<NonNull<u8>> { todo!() }
-    pub fn aligned_alloc(&self, alignment: usize, size: usize) -> Result<NonNull<u8>> { todo!() }
-    pub unsafe fn realloc(&self, block: *mut u8, size: usize) -> Result<NonNull<u8>> { todo!() }
-    pub unsafe fn realloc_array(&self, block: *mut u8, count: usize, size: usize) -> Result<NonNull<u8>> { todo!() }
-    pub fn expand(&self, block: *mut u8, size: usize) -> Result<()> { todo!() }
-    pub unsafe fn free(&self, block: *mut u8) -> Result<()> { todo!() }
-    pub unsafe fn free_sized(&self, block: *mut u8, size: usize) -> Result<()> { todo!() }
-    pub unsafe fn free_all(&self) -> Result<()> { todo!() }
-    pub fn usable_size(&self, block: *const u8) -> usize { todo!() }
-    pub fn good_size(&self, size: usize) -> usize { todo!() }
-    pub fn offset(&self, p: *const u8) -> u64 { todo!() }
-    pub fn pointer(&self, offset: u64) -> *mut u8 { todo!() }
-    pub fn stats(&self) -> Result<Stats> { todo!() }
-    pub fn check(&self) -> Result<()> { todo!() }
-    pub fn walk(&self, visit: &mut dyn FnMut(&Block) -> bool) -> Result<()> { todo!() }
-    pub fn trim(&self) -> Result<()> { todo!() }
-    pub fn recover(&self) -> Result<u64> { todo!() }
+use crate::check;
+use crate::error::{Error, Result};
+use crate::heap::Heap;
+use crate::layout::{self, Geometry, Header};
+use crate::layout::{FAILED_OFFSET, HEADER_BYTES, LOCK_OFFSET, NAMESPACE_OFFSET};
+use crate::layout::{FORMATTING, MAGIC, RECOVERIES_OFFSET, REJECTED_OFFSET};
+use crate::lock::{Held, Lock};
+use crate::options::Options;
+use crate::region::Region;
+use crate::stats::{Block, Stats};
+use crate::sys;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// A process's handle to the pool in a buffer: a trusted copy of where everything lies.
+///
+/// Any number of threads may use one handle, and any number of handles one pool. Dropping it
+/// leaves the pool as it is. The buffer must stay mapped while a handle is used.
+pub struct Pool {
+    region: Region,
+    geometry: Geometry,
+    id: u64,
+    lock: Lock,
 }
-pub unsafe fn inspect(buffer: *const u8, len: usize, start: usize, visit: Option<&mut dyn FnMut(&Block) -> bool>) -> Result<Stats> { todo!() }
-pub fn peek(prefix: &[u8]) -> Result<u64> { todo!() }
-pub fn min_len(o: &Options) -> usize { todo!() }
+
+impl Pool {
+    /// Formats a buffer, whatever it holds, and attaches to the new pool. The magic is written
+    /// last. Touches the header only.
+    ///
+    /// # Safety
+    /// `buffer` is valid for reads and writes of `len` bytes as long as the handle is used, and
+    /// nobody uses a pool in it meanwhile.
+    pub unsafe fn init(buffer: *mut u8, len: usize, options: &Options) -> Result<Pool> {
+        // SAFETY: as promised by the caller.
+        let region = unsafe { region(buffer, len) }?;
+        let geometry = Geometry::plan(region.address(), len, options)?;
+        let pool = Pool::new(region, Header { geometry, id: sys::random() });
+        let held = pool.lock.seize()?;
+        pool.format();
+        drop(held);
+        Ok(pool)
+    }
+
+    /// Attaches to the pool in a buffer, from any thread or process, wherever it is mapped. Reads
+    /// the header only; after a reboot the first to attach repairs what it cut short.
+    ///
+    /// # Safety
+    /// `buffer` is valid for reads and writes of `len` bytes as long as the handle is used.
+    pub unsafe fn attach(buffer: *mut u8, len: usize, start: usize) -> Result<Pool> {
+        // SAFETY: as promised by the caller.
+        let region = unsafe { region(buffer, len) }?;
+        let pool = Pool::new(region, layout::find(&region, start)?);
+        if let Some(held) = pool.lock.claim()? {
+            // What it finds is said by the calls that follow.
+            let _ = pool.inside(held, |_| Ok(()));
+        }
+        Ok(pool)
+    }
+
+    /// Attaches to the pool in a buffer, or makes one if the buffer is blank: of many callers at
+    /// once exactly one does, and says so. Who dies while making it is taken over.
+    ///
+    /// # Safety
+    /// As for [`Pool::attach`].
+    pub unsafe fn open(buffer: *mut u8, len: usize, options: &Options) -> Result<(Pool, bool)> {
+        // SAFETY: as promised by the caller.
+        let region = unsafe { region(buffer, len) }?;
+        let header = layout::header_at(region.address(), options.start)
+            .filter(|header| header.saturating_add(HEADER_BYTES) <= len)
+            .ok_or(Error::TooSmall { len: len as u64, needed: min_len(options) as u64 })?;
+        loop {
+            if !is_blank(&region, header) {
+                // SAFETY: as promised by the caller.
+                return unsafe { Pool::attach(buffer, len, options.start) }.map(|pool| (pool, false));
+            }
+            let geometry = Geometry::plan(region.address(), len, options)?;
+            let pool = Pool::new(region, Header { geometry, id: sys::random() });
+            let held = match pool.lock.claim()? {
+                Some(held) => held,
+                None => pool.lock.acquire()?,
+            };
+            // Somebody may have made it before we got the lock.
+            let made = is_blank(&region, header);
+            if made {
+                pool.format();
+            }
+            drop(held);
+            if made {
+                return Ok((pool, true));
+            }
+        }
+    }
+
+    /// This process is done with the handle. The pool and its blocks stay. O(1).
+    pub fn detach(self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Ends the pool: whoever attaches later, or calls through another handle, is told that it is
+    /// no pool. Nobody may be inside a call. O(1).
+    pub fn release(&self) -> Result<()> {
+        self.locked(|_| {
+            self.set_magic(0);
+            Ok(())
+        })
+    }
+
+    /// A block of `size` bytes or more. O(1) but when it fails.
+    pub fn malloc(&self, size: usize) -> Result<NonNull<u8>> {
+        self.allocate(size, 1, None)
+    }
+
+    /// A block of `count` times `size` bytes, zeroed. O(bytes).
+    pub fn calloc(&self, count: usize, size: usize) -> Result<NonNull<u8>> {
+        self.calloc_fill(count, size, 0)
+    }
+
+    /// A block of `count` times `size` bytes, each set to `fill`. O(bytes).
+    pub fn calloc_fill(&self, count: usize, size: usize, fill: u8) -> Result<NonNull<u8>> {
+        self.allocate(self.product(count, size)?, 1, Some(fill))
+    }
+
+    /// A block whose address is a multiple of `alignment`, a power of two. O(1) but when it fails.
+    pub fn aligned_alloc(&self, alignment: usize, size: usize) -> Result<NonNull<u8>> {
+        if !alignment.is_power_of_two() {
+            return Err(Error::Argument("alignment must be a power of two"));
+        }
+        self.allocate(size, alignment, None)
+    }
+
+    /// Makes a block longer or shorter, where it is if it can be, else elsewhere with its bytes.
+    /// A null block is allocated. When it fails the block is untouched.
+    ///
+    /// # Safety
+    /// Nobody else uses the block, and the old pointer is not used after success.
+    pub unsafe fn realloc(&self, block: *mut u8, size: usize) -> Result<NonNull<u8>> {
+        let Some(block) = NonNull::new(block) else {
+            return self.malloc(size);
+        };
+        let granule = self.granule(block.as_ptr())?;
+        let answer = self.locked(|heap| {
+            let old = heap.live_size(granule)?;
+            let wanted = self.granules(size)?;
+            if heap.resize(granule, wanted)? {
+                return Ok(block);
+            }
+            let moved = heap.alloc(wanted, 1)?;
+            let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
+            self.region.copy(from, to, self.geometry.bytes(old));
+            heap.free(granule)?;
+            self.block(moved)
+        });
+        self.count_failure(answer)
+    }
+
+    /// [`Pool::realloc`] to `count` times `size` bytes.
+    ///
+    /// # Safety
+    /// As for [`Pool::realloc`].
+    pub unsafe fn realloc_array(
+        &self,
+        block: *mut u8,
+        count: usize,
+        size: usize,
+    ) -> Result<NonNull<u8>> {
+        let size = self.product(count, size)?;
+        // SAFETY: as promised by the caller.
+        unsafe { self.realloc(block, size) }
+    }
+
+    /// Makes a block at least `size` bytes long where it is, or says that there is no room. O(1).
+    pub fn expand(&self, block: *mut u8, size: usize) -> Result<()> {
+        let granule = self.granule(block)?;
+        self.locked(|heap| {
+            let old = heap.live_size(granule)?;
+            let wanted = self.granules(size)?;
+            if wanted <= old || heap.resize(granule, wanted)? {
+                return Ok(());
+            }
+            Err(Error::OutOfMemory { size: size as u64 })
+        })
+    }
+
+    /// Frees a block; null is nothing. A pointer that is no live block is refused, counted, and
+    /// changes nothing else. O(1).
+    ///
+    /// # Safety
+    /// Nobody uses the block any more.
+    pub unsafe fn free(&self, block: *mut u8) -> Result<()> {
+        if block.is_null() {
+            return Ok(());
+        }
+        let answer = self.granule(block).and_then(|granule| self.locked(|heap| heap.free(granule)));
+        self.count_refusal(answer)
+    }
+
+    /// [`Pool::free`], and refuses a size that the block cannot have been asked for. O(1).
+    ///
+    /// # Safety
+    /// As for [`Pool::free`].
+    pub unsafe fn free_sized(&self, block: *mut u8, size: usize) -> Result<()> {
+        if block.is_null() {
+            return Ok(());
+        }
+        let answer = self.granule(block).and_then(|granule| {
+            self.locked(|heap| {
+                let have = heap.live_size(granule)?;
+                let wanted = self.geometry.granules_for(size).filter(|_| size > 0);
+                if wanted.is_some_and(|wanted| heap.could_be(have, wanted)) {
+                    return heap.free(granule);
+                }
+                let at = self.geometry.offset(granule) as u64;
+                let block = self.geometry.bytes(have) as u64;
+                Err(Error::WrongSize { at, block, size: size as u64 })
+            })
+        });
+        self.count_refusal(answer)
+    }
+
+    /// Frees all blocks at once. O(map).
+    ///
+    /// # Safety
+    /// Nobody uses any block any more, and nobody is inside a call.
+    pub unsafe fn free_all(&self) -> Result<()> {
+        self.locked(|heap| heap.free_all())
+    }
+
+    /// The bytes that a live block holds; 0 for any other pointer. O(1), takes no lock.
+    pub fn usable_size(&self, block: *const u8) -> usize {
+        let size = || {
+            self.is_here()?;
+            self.heap().live_size(self.granule(block)?)
+        };
+        size().map_or(0, |size| self.geometry.bytes(size))
+    }
+
+    /// The bytes that a block for `size` bytes would hold; 0 if there could be none. O(1).
+    pub fn good_size(&self, size: usize) -> usize {
+        let granules = self.geometry.granules_for(size);
+        granules.map_or(0, |granules| self.geometry.bytes(granules))
+    }
+
+    /// A pointer into the pool as an offset from the buffer's first byte; 0 outside.
+    pub fn offset(&self, pointer: *const u8) -> u64 {
+        let at = (pointer as usize).wrapping_sub(self.region.address());
+        if (self.geometry.start..self.geometry.end).contains(&at) {
+            at as u64
+        } else {
+            0
+        }
+    }
+
+    /// An offset as a pointer into this mapping; null for 0 and outside.
+    pub fn pointer(&self, offset: u64) -> *mut u8 {
+        let at = usize::try_from(offset).unwrap_or(0);
+        let inside = at != 0 && (self.geometry.start..self.geometry.end).contains(&at);
+        let pointer = self.region.pointer(at).filter(|_| inside);
+        pointer.map_or(core::ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    /// A snapshot of the pool's figures. O(1).
+    pub fn stats(&self) -> Result<Stats> {
+        self.locked(|heap| {
+            let largest = heap.largest()?;
+            Ok(stats(&self.region, &self.geometry, self.id, heap, largest))
+        })
+    }
+
+    /// Verifies everything against the map. O(map).
+    pub fn check(&self) -> Result<()> {
+        self.locked(|heap| check::check(&self.region, &self.geometry, heap))
+    }
+
+    /// Shows the blocks in order of address until told to stop. No lock is held meanwhile: the
+    /// visitor may call anything, and what changes under way is seen once or not at all. O(map).
+    pub fn walk(&self, visit: &mut dyn FnMut(&Block) -> bool) -> Result<()> {
+        let mut from = 0;
+        loop {
+            let found = self.locked(|heap| {
+                let top = heap.top();
+                let Some(start) = heap.map().next_start(from, top) else { return Ok(None) };
+                let at = self.geometry.offset(start) as u64;
+                let found = heap.map().read(start, top);
+                found.map(|block| Some((start, block))).ok_or(Error::Corrupted {
+                    what: "the map tells of no block that could be",
+                    at,
+                })
+            })?;
+            let Some((start, block)) = found else { return Ok(()) };
+            if !visit(&shown(&self.geometry, start, block)) {
+                return Ok(());
+            }
+            from = start + block.size;
+        }
+    }
+
+    /// Gives caches back to the heap. There are none yet.
+    pub fn trim(&self) -> Result<()> {
+        self.locked(|_| Ok(()))
+    }
+
+    /// Looks for a dead owner now; how many were cleaned up after. O(1) if there is none.
+    pub fn recover(&self) -> Result<u64> {
+        let before = self.counter(RECOVERIES_OFFSET);
+        self.locked(|_| Ok(()))?;
+        Ok(self.counter(RECOVERIES_OFFSET).saturating_sub(before))
+    }
+
+    fn new(region: Region, header: Header) -> Pool {
+        let Header { geometry, id } = header;
+        let word = |offset| geometry.word(offset);
+        let lock = Lock::new(region, word(LOCK_OFFSET), word(NAMESPACE_OFFSET));
+        Pool { region, geometry, id, lock }
+    }
+
+    fn heap(&self) -> Heap<'_> {
+        Heap::new(&self.region, &self.geometry)
+    }
+
+    /// Writes a new pool's header, for who holds its lock. The magic comes last.
+    fn format(&self) {
+        self.set_magic(FORMATTING);
+        for offset in (8..HEADER_BYTES).step_by(8) {
+            if !matches!(offset, LOCK_OFFSET | NAMESPACE_OFFSET) {
+                self.region.store64(self.geometry.word(offset), 0);
+            }
+        }
+        self.lock.settle();
+        self.geometry.write(&self.region, self.id);
+        self.heap().format();
+        self.set_magic(MAGIC);
+    }
+
+    fn set_magic(&self, magic: u64) {
+        if let Some(word) = self.region.word64(self.geometry.header) {
+            word.store(magic, Release);
+        }
+    }
+
+    /// Runs a call's work under the lock.
+    fn locked<T>(&self, work: impl FnOnce(&Heap) -> Result<T>) -> Result<T> {
+        // Before the lock is touched: its word may belong to something else by now.
+        self.is_here()?;
+        self.inside(self.lock.acquire()?, work)
+    }
+
+    fn inside<T>(&self, held: Held, work: impl FnOnce(&Heap) -> Result<T>) -> Result<T> {
+        self.is_here()?;
+        if held.owner_died {
+            self.count(RECOVERIES_OFFSET);
+        }
+        let heap = self.heap();
+        heap.enter()?;
+        let answer = work(&heap);
+        heap.leave();
+        answer
+    }
+
+    /// Whether the buffer still holds the pool that this handle was made for.
+    fn is_here(&self) -> Result<()> {
+        if layout::names(&self.region, self.geometry.header, self.id) {
+            return Ok(());
+        }
+        Err(Error::NotAPool("this handle's pool was released, or another one was made in its place"))
+    }
+
+    fn allocate(&self, size: usize, alignment: usize, fill: Option<u8>) -> Result<NonNull<u8>> {
+        let answer = self.granules(size).and_then(|granules| {
+            self.locked(|heap| {
+                let granule = heap.alloc(granules, alignment)?;
+                if let Some(byte) = fill {
+                    // Before the block is delivered: who dies here leaves no block behind.
+                    self.region.fill(self.geometry.offset(granule), size, byte);
+                }
+                self.block(granule)
+            })
+        });
+        self.count_failure(answer)
+    }
+
+    /// Bytes of an array.
+    fn product(&self, count: usize, size: usize) -> Result<usize> {
+        let bytes = count.checked_mul(size).ok_or(Error::OutOfMemory { size: u64::MAX });
+        self.count_failure(bytes)
+    }
+
+    /// Granules for a block of this many bytes.
+    fn granules(&self, size: usize) -> Result<u32> {
+        if size == 0 {
+            return Err(Error::Argument("size must not be 0"));
+        }
+        self.geometry.granules_for(size).ok_or(Error::OutOfMemory { size: size as u64 })
+    }
+
+    /// The granule that a block's pointer names.
+    fn granule(&self, block: *const u8) -> Result<u32> {
+        let at = (block as usize).wrapping_sub(self.region.address());
+        let Geometry { first, end, .. } = self.geometry;
+        if !(first..end).contains(&at) {
+            let base = self.region.address() as u64;
+            return Err(Error::Foreign {
+                address: block as u64,
+                first: base.wrapping_add(first as u64),
+                end: base.wrapping_add(end as u64),
+            });
+        }
+        let inside = at - first;
+        if inside % self.geometry.align() != 0 {
+            return Err(Error::NotAllocated { what: "not aligned as blocks are", at: at as u64 });
+        }
+        // Below the number of granules, which fits: there is less than a granule behind the last.
+        Ok((inside >> self.geometry.align_log2) as u32)
+    }
+
+    fn block(&self, granule: u32) -> Result<NonNull<u8>> {
+        let at = self.geometry.offset(granule);
+        let outside = Error::Corrupted { what: "a block outside the pool", at: at as u64 };
+        self.region.pointer(at).ok_or(outside)
+    }
+
+    fn count_failure<T>(&self, answer: Result<T>) -> Result<T> {
+        if matches!(answer, Err(Error::OutOfMemory { .. })) {
+            self.count(FAILED_OFFSET);
+        }
+        answer
+    }
+
+    fn count_refusal<T>(&self, answer: Result<T>) -> Result<T> {
+        let refused = matches!(
+            answer,
+            Err(Error::Foreign { .. } | Error::NotAllocated { .. } | Error::WrongSize { .. })
+        );
+        if refused {
+            self.count(REJECTED_OFFSET);
+        }
+        answer
+    }
+
+    fn count(&self, offset: usize) {
+        // Not if the pool is gone: the word may be part of a block by now.
+        if self.is_here().is_err() {
+            return;
+        }
+        if let Some(word) = self.region.word64(self.geometry.word(offset)) {
+            word.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn counter(&self, offset: usize) -> u64 {
+        self.region.load64(self.geometry.word(offset))
+    }
+}
+
+/// Figures and blocks of a pool that may be mapped read-only: writes nothing, takes no lock, so
+/// what is under way is seen as it happens to be. O(1), and O(map) with a visitor.
+///
+/// # Safety
+/// `buffer` is valid for reads of `len` bytes.
+pub unsafe fn inspect(
+    buffer: *const u8,
+    len: usize,
+    start: usize,
+    visit: Option<&mut dyn FnMut(&Block) -> bool>,
+) -> Result<Stats> {
+    // SAFETY: as promised by the caller; nothing below stores.
+    let region = unsafe { region(buffer.cast_mut(), len) }?;
+    let Header { geometry, id } = layout::find(&region, start)?;
+    let heap = Heap::new(&region, &geometry);
+    let found = stats(&region, &geometry, id, &heap, heap.largest_seen());
+    let Some(visit) = visit else { return Ok(found) };
+    let (map, top) = (heap.map(), heap.top());
+    let mut from = 0;
+    while let Some(start) = map.next_start(from, top) {
+        // A block in motion may not read; the next one will.
+        from = start + 1;
+        if let Some(block) = map.read(start, top) {
+            if !visit(&shown(&geometry, start, block)) {
+                break;
+            }
+            from = start + block.size;
+        }
+    }
+    Ok(found)
+}
+
+/// The length to map, from a pool's first bytes, wherever they were copied to. O(prefix).
+pub fn peek(prefix: &[u8]) -> Result<u64> {
+    let too_short = Error::NotAPool("no whole header among these bytes: give more of them");
+    let found = prefix
+        .windows(HEADER_BYTES)
+        .find(|bytes| bytes.starts_with(&MAGIC.to_le_bytes()))
+        .ok_or(too_short)?;
+    let mut words = [0u64; HEADER_BYTES / 8];
+    for (word, bytes) in words.iter_mut().zip(found.chunks_exact(8)) {
+        *word = bytes.try_into().map_or(0, u64::from_ne_bytes);
+    }
+    // SAFETY: the array outlives the region.
+    let region = unsafe { Region::new(NonNull::from(&mut words).cast(), HEADER_BYTES) };
+    Ok(layout::read_header(&region, 0)?.geometry.end as u64)
+}
+
+/// The least length that init accepts at any address and from which one block can be had; 0 for
+/// bad options. O(1).
+pub fn min_len(options: &Options) -> usize {
+    layout::min_len(options).unwrap_or(0)
+}
+
+/// # Safety
+/// As for [`Region::new`].
+unsafe fn region(buffer: *mut u8, len: usize) -> Result<Region> {
+    let base = NonNull::new(buffer).ok_or(Error::Argument("the buffer is NULL"))?;
+    if len > isize::MAX as usize || (buffer as usize).checked_add(len).is_none() {
+        return Err(Error::Argument("no buffer is as long as this"));
+    }
+    // SAFETY: as promised by the caller.
+    Ok(unsafe { Region::new(base, len) })
+}
+
+/// Whether a header is one that `open` may make a pool of: all zero but for the lock, or one that
+/// somebody began.
+fn is_blank(region: &Region, header: usize) -> bool {
+    let magic = || region.word64(header).map_or(MAGIC, |word| word.load(Acquire));
+    match magic() {
+        FORMATTING => true,
+        0 => {
+            let mut words = (8..HEADER_BYTES).step_by(8);
+            let zero = words.all(|offset| {
+                matches!(offset, LOCK_OFFSET | NAMESPACE_OFFSET)
+                    || region.load64(header + offset) == 0
+            });
+            // What is not zero may have been written since the magic was looked at.
+            zero || magic() == FORMATTING
+        }
+        _ => false,
+    }
+}
+
+fn stats(region: &Region, geometry: &Geometry, id: u64, heap: &Heap, largest: u32) -> Stats {
+    let counts = heap.counts();
+    let top = heap.top();
+    let top_at = geometry.offset(top);
+    let bytes = |granules| geometry.bytes(granules) as u64;
+    let counter = |offset| region.load64(geometry.word(offset));
+    let free_size = bytes(counts.free);
+    Stats {
+        total: (geometry.end - geometry.start) as u64,
+        overhead: (geometry.first - geometry.start) as u64,
+        used_count: u64::from(counts.live_count),
+        used_size: bytes(top.saturating_sub(counts.free)),
+        free_count: u64::from(counts.free_count),
+        free_size,
+        cached_count: 0,
+        cached_size: 0,
+        top: top_at as u64,
+        available: free_size + (geometry.end - top_at) as u64,
+        largest_free: bytes(largest),
+        align: geometry.align() as u64,
+        thread_caches: 0,
+        max_threads: 0,
+        rejected_frees: counter(REJECTED_OFFSET),
+        failed_allocs: counter(FAILED_OFFSET),
+        recoveries: counter(RECOVERIES_OFFSET),
+        pool_id: id,
+    }
+}
+
+fn shown(geometry: &Geometry, start: u32, block: crate::map::Entry) -> Block {
+    Block {
+        offset: geometry.offset(start) as u64,
+        size: geometry.bytes(block.size) as u64,
+        state: block.state,
+    }
+}

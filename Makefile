@@ -1,0 +1,36 @@
+# make help says what there is. Everything happens in ./target and ./.venv; nothing is installed elsewhere.
+
+# A cargo that rustup has just installed is found without a new login.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# The libraries are looked for where those built for the host lie.
+unexport CARGO_BUILD_TARGET
+
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
+CFLAGS ?= -O2
+
+help:
+	@echo 'make demo   builds the library, then shows processes sharing a pool for a few seconds'
+	@echo 'make test   runs every test; the last line is the count'
+	@echo 'make soak   the randomised and timed tests, each for SOAK_SECONDS (60)'
+	@echo 'make clean  removes what the others made'
+
+demo:
+	@tests/preflight demo
+	cargo build --locked --release --lib
+	$(CC) -std=c11 $(CFLAGS) -Iinclude examples/demo.c -o $(CARGO_TARGET_DIR)/demo \
+	    $(CARGO_TARGET_DIR)/release/libmempool.a -lpthread -ldl -lm -lrt -lutil
+	@$(CARGO_TARGET_DIR)/demo
+
+test:
+	@tests/preflight test || { echo '0 passed, 1 failed, 0 skipped'; exit 1; }
+	@python3 tests/run.py
+
+soak:
+	@tests/preflight test || { echo '0 passed, 1 failed, 0 skipped'; exit 1; }
+	@python3 tests/run.py --soak
+
+clean:
+	rm -rf $(CARGO_TARGET_DIR) .venv
+
+.PHONY: help demo test soak clean

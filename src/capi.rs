@@ -1,0 +1,1149 @@
+//! The C face: each function checks its arguments, calls [`Pool`], and translates the outcome
+//! into a status or a pointer with errno. What it means to the caller stands in its comment,
+//! which becomes the one in `include/mempool.h`.
+//!
+//! Nothing unwinds into C: an `extern "C"` function aborts where a panic would leave it, and the
+//! release profile aborts at the panic itself.
+#![doc(hidden)] // Rust programs use the pool itself
+#![allow(clippy::missing_safety_doc)] // the comment that C callers read is the contract
+
+use core::cell::{Cell, UnsafeCell};
+use core::ffi::{c_char, c_int, c_void, CStr};
+use core::fmt::{self, Write};
+use core::mem::{offset_of, size_of};
+use core::ptr::{null_mut, NonNull};
+use core::slice;
+
+use crate::abi::*;
+use crate::error::{self, Error, Result};
+use crate::options::{self, Options};
+use crate::pool::{self, Pool};
+use crate::stats::{Block, State, Stats};
+
+// ---- One truth: Cargo.toml's version, the Rust face's constants, the C layout of 0.1 ----
+
+const fn is(number: u32, text: &str) -> bool {
+    matches!(u32::from_str_radix(text, 10), Ok(n) if n == number)
+}
+
+const _: () = {
+    assert!(is(MEMPOOL_VERSION_MAJOR, env!("CARGO_PKG_VERSION_MAJOR")));
+    assert!(is(MEMPOOL_VERSION_MINOR, env!("CARGO_PKG_VERSION_MINOR")));
+    assert!(is(MEMPOOL_VERSION_PATCH, env!("CARGO_PKG_VERSION_PATCH")));
+    assert!(MEMPOOL_VERSION_MINOR < 256 && MEMPOOL_VERSION_PATCH < 256);
+
+    assert!(MEMPOOL_OK == error::OK);
+    assert!(MEMPOOL_ERR_INVALID_ARGUMENT == error::INVALID_ARGUMENT);
+    assert!(MEMPOOL_ERR_BUFFER_TOO_SMALL == error::BUFFER_TOO_SMALL);
+    assert!(MEMPOOL_ERR_BUFFER_TOO_LARGE == error::BUFFER_TOO_LARGE);
+    assert!(MEMPOOL_ERR_NOT_A_POOL == error::NOT_A_POOL);
+    assert!(MEMPOOL_ERR_INCOMPATIBLE == error::INCOMPATIBLE);
+    assert!(MEMPOOL_ERR_OUT_OF_MEMORY == error::OUT_OF_MEMORY);
+    assert!(MEMPOOL_ERR_FOREIGN_POINTER == error::FOREIGN_POINTER);
+    assert!(MEMPOOL_ERR_NOT_ALLOCATED == error::NOT_ALLOCATED);
+    assert!(MEMPOOL_ERR_CORRUPTED == error::CORRUPTED);
+    assert!(MEMPOOL_ERR_NOT_FOUND == error::NOT_FOUND);
+    assert!(MEMPOOL_ERR_EXISTS == error::EXISTS);
+    assert!(MEMPOOL_ERR_BUSY == error::BUSY);
+
+    assert!(MEMPOOL_NO_COMPACT == options::NO_COMPACT);
+    assert!(MEMPOOL_NO_SPLIT == options::NO_SPLIT);
+    assert!(MEMPOOL_ZEROED == options::ZEROED);
+    assert!(MEMPOOL_NO_THREAD_CACHES == options::NO_THREAD_CACHES);
+    assert!(MEMPOOL_GUARD == options::GUARD);
+    assert!(MEMPOOL_FILL_FREED == options::FILL_FREED);
+
+    assert!(MEMPOOL_BLOCK_FREE == State::Free as u32);
+    assert!(MEMPOOL_BLOCK_LIVE == State::Live as u32);
+    assert!(MEMPOOL_BLOCK_CACHED == State::Cached as u32);
+    assert!(MEMPOOL_BLOCK_META == State::Meta as u32);
+};
+
+/// `sizeof(mempool_options_t)` in version 0.1: no caller can have less.
+const OPTIONS_SIZE_0_1: usize = 48;
+/// `sizeof(mempool_stats_t)` in version 0.1.
+const STATS_SIZE_0_1: usize = 152;
+/// No caller's structure is longer: a larger struct_size was never set.
+const STRUCT_SIZE_MAX: usize = 4096;
+
+// Fields may be added behind these, but these never move.
+const _: () = {
+    assert!(offset_of!(mempool_options, max_threads) + 4 == OPTIONS_SIZE_0_1);
+    assert!(offset_of!(mempool_stats, pool_id) + 8 == STATS_SIZE_0_1);
+    assert!(size_of::<mempool_options>() >= OPTIONS_SIZE_0_1);
+    assert!(size_of::<mempool_stats>() >= STATS_SIZE_0_1);
+    assert!(size_of::<mempool_block>() == 24);
+};
+
+// ---- The last failure of each thread ----
+
+/// The longest message, its NUL included.
+const MESSAGE_SIZE: usize = 256;
+
+struct LastFailure {
+    /// The function that failed, and how.
+    what: Cell<Option<(&'static str, Error)>>,
+    /// Where mempool_last_message puts the failure into words.
+    text: UnsafeCell<[u8; MESSAGE_SIZE]>,
+}
+
+thread_local! {
+    // Built at compile time and never dropped: needs no allocation and is there until the
+    // thread's last instruction.
+    static LAST_FAILURE: LastFailure = const {
+        LastFailure { what: Cell::new(None), text: UnsafeCell::new([0; MESSAGE_SIZE]) }
+    };
+}
+
+/// Remembers a failure. Words are made of it only when someone asks: a failing malloc or expand
+/// may be all in a day's work.
+#[cold]
+fn fail(function: &'static str, error: Error) -> mempool_status_t {
+    LAST_FAILURE.with(|last| last.what.set(Some((function, error))));
+    error.status()
+}
+
+/// A result as the status of a function.
+fn status(function: &'static str, result: Result<()>) -> mempool_status_t {
+    match result {
+        Ok(()) => MEMPOOL_OK,
+        Err(error) => fail(function, error),
+    }
+}
+
+/// A result as the pointer that an allocating function returns, or NULL and errno.
+fn block(function: &'static str, result: Result<NonNull<u8>>) -> *mut c_void {
+    match result {
+        Ok(block) => block.as_ptr().cast(),
+        Err(error) => {
+            let errno = errno_of(fail(function, error));
+            // SAFETY: the C library gives each thread an errno that is valid while it runs.
+            unsafe { *libc::__errno_location() = errno };
+            null_mut()
+        }
+    }
+}
+
+/// A result as a number of which 0 says that there is none.
+fn number<N: Default>(function: &'static str, result: Result<N>) -> N {
+    result.unwrap_or_else(|error| {
+        fail(function, error);
+        N::default()
+    })
+}
+
+fn errno_of(status: mempool_status_t) -> c_int {
+    match status {
+        MEMPOOL_ERR_OUT_OF_MEMORY => libc::ENOMEM,
+        MEMPOOL_ERR_CORRUPTED => libc::EIO,
+        MEMPOOL_ERR_BUSY => libc::EBUSY,
+        _ => libc::EINVAL,
+    }
+}
+
+/// Writes what fits, and always leaves room for a NUL at the end.
+struct Line<'a> {
+    text: &'a mut [u8; MESSAGE_SIZE],
+    len: usize,
+}
+
+impl Write for Line<'_> {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        let mut n = s.len().min(MESSAGE_SIZE - 1 - self.len);
+        while !s.is_char_boundary(n) {
+            n -= 1;
+        }
+        self.text[self.len..self.len + n].copy_from_slice(&s.as_bytes()[..n]);
+        self.len += n;
+        if n == s.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// Puts a failure into words, cut at the buffer's end.
+fn describe(text: &mut [u8; MESSAGE_SIZE], function: &str, error: &dyn fmt::Display) {
+    let mut line = Line { text, len: 0 };
+    let _cut = write!(line, "{function}: {error}");
+    line.text[line.len] = 0;
+}
+
+// ---- Arguments ----
+
+/// The pool behind a handle.
+///
+/// # Safety
+/// `pool` is NULL or a handle that is not detached before the reference's last use.
+unsafe fn handle<'a>(pool: *const mempool_t) -> Result<&'a Pool> {
+    // SAFETY: a handle is what `give_handle` made of a Pool, valid until mempool_detach.
+    unsafe { pool.cast::<Pool>().as_ref() }.ok_or(Error::Argument("pool is NULL"))
+}
+
+/// Makes a pool and stores its handle in `*out`, or NULL there.
+///
+/// # Safety
+/// `out` is NULL or valid for a write.
+unsafe fn give_handle(
+    out: *mut *mut mempool_t,
+    make: impl FnOnce() -> Result<Pool>,
+) -> Result<()> {
+    // SAFETY: the caller's promise.
+    let out = unsafe { out.as_mut() }.ok_or(Error::Argument("out is NULL"))?;
+    *out = null_mut();
+    // Room first: a pool once formatted must not fail for want of a handle. A Vec, unlike a Box,
+    // can say that there is none.
+    let mut room = Vec::new();
+    room.try_reserve_exact(1).map_err(|_| Error::NoHandle)?;
+    room.push(make()?);
+    *out = Box::into_raw(room.into_boxed_slice()).cast();
+    Ok(())
+}
+
+/// The end of what [`give_handle`] began.
+///
+/// # Safety
+/// `pool` is a handle that nobody uses again.
+unsafe fn take_handle(pool: *mut mempool_t) -> Pool {
+    // SAFETY: a boxed slice of one Pool has the layout of a boxed Pool, and it is ours alone.
+    *unsafe { Box::from_raw(pool.cast::<Pool>()) }
+}
+
+/// How many bytes of a caller's structure the library reads or writes, by its struct_size.
+fn known_size(given: usize, oldest: usize, ours: usize) -> Result<usize> {
+    if given < oldest {
+        return Err(Error::Argument(
+            "struct_size is less than any version's: start from MEMPOOL_OPTIONS_INIT or MEMPOOL_STATS_INIT",
+        ));
+    }
+    if given > STRUCT_SIZE_MAX {
+        return Err(Error::Argument(
+            "struct_size is more than 4096: start from MEMPOOL_OPTIONS_INIT or MEMPOOL_STATS_INIT",
+        ));
+    }
+    Ok(given.min(ours))
+}
+
+/// A caller's options, of whichever version.
+///
+/// # Safety
+/// `given` is NULL or valid for reads of its struct_size bytes.
+unsafe fn read_options(given: *const mempool_options_t) -> Result<Options> {
+    if given.is_null() {
+        return Ok(Options::default());
+    }
+    // SAFETY: not NULL, and every version has the struct_size, first.
+    let given_size = unsafe { (*given).struct_size };
+    let known = known_size(given_size, OPTIONS_SIZE_0_1, size_of::<mempool_options>())?;
+    let given = given.cast::<u8>();
+
+    // SAFETY: known <= given_size, and the caller's bytes reach so far.
+    let unknown = unsafe { slice::from_raw_parts(given.add(known), given_size - known) };
+    if unknown.iter().any(|&byte| byte != 0) {
+        return Err(Error::Argument(
+            "an option that only a later version of the library knows is set",
+        ));
+    }
+
+    let mut ours = mempool_options {
+        struct_size: 0,
+        start: 0,
+        end: 0,
+        align: 0,
+        min_split: 0,
+        flags: 0,
+        max_threads: 0,
+    };
+    // SAFETY: known is at most the size of either, and any bytes make integers.
+    unsafe { given.copy_to_nonoverlapping((&raw mut ours).cast(), known) };
+    Ok(Options {
+        start: ours.start,
+        end: ours.end,
+        align: ours.align,
+        min_split: ours.min_split,
+        flags: ours.flags,
+        max_threads: ours.max_threads,
+    })
+}
+
+/// How many bytes of the caller's stats the library knows.
+///
+/// # Safety
+/// `out` is NULL or valid for a read of its struct_size.
+unsafe fn stats_size(out: *const mempool_stats_t) -> Result<usize> {
+    // SAFETY: the caller's promise.
+    let out = unsafe { out.as_ref() }.ok_or(Error::Argument("the mempool_stats_t is NULL"))?;
+    known_size(out.struct_size, STATS_SIZE_0_1, size_of::<mempool_stats>())
+}
+
+/// Fills a caller's stats, of whichever version; what we don't know becomes zero.
+///
+/// # Safety
+/// `known` is what [`stats_size`] said of `out`, which is valid for its struct_size bytes.
+unsafe fn write_stats(out: *mut mempool_stats_t, known: usize, stats: &Stats) {
+    // SAFETY: the caller's promise.
+    let struct_size = unsafe { (*out).struct_size };
+    let ours = mempool_stats {
+        struct_size,
+        total: stats.total,
+        overhead: stats.overhead,
+        used_count: stats.used_count,
+        used_size: stats.used_size,
+        free_count: stats.free_count,
+        free_size: stats.free_size,
+        cached_count: stats.cached_count,
+        cached_size: stats.cached_size,
+        top: stats.top,
+        available: stats.available,
+        largest_free: stats.largest_free,
+        align: stats.align,
+        thread_caches: stats.thread_caches,
+        max_threads: stats.max_threads,
+        rejected_frees: stats.rejected_frees,
+        failed_allocs: stats.failed_allocs,
+        recoveries: stats.recoveries,
+        pool_id: stats.pool_id,
+    };
+    let out = out.cast::<u8>();
+    // SAFETY: known is at most the size of either; the rest ends where struct_size says.
+    unsafe {
+        out.copy_from_nonoverlapping((&raw const ours).cast(), known);
+        out.add(known).write_bytes(0, struct_size - known);
+    }
+}
+
+/// A C visitor as a Rust one.
+fn visitor(
+    visit: extern "C" fn(*const mempool_block_t, *mut c_void) -> bool,
+    context: *mut c_void,
+) -> impl FnMut(&Block) -> bool {
+    move |block| {
+        let shown = mempool_block {
+            offset: block.offset,
+            size: block.size,
+            state: block.state as u32,
+            reserved: 0,
+        };
+        visit(&shown, context)
+    }
+}
+
+// ---- The functions, in the header's order ----
+
+/// Formats a buffer as a new pool and attaches to it.
+///
+/// The buffer may be anywhere, hold anything (an old pool included) and have any length from
+/// mempool_min_len up. It stays the caller's: it must outlive every handle. It becomes a pool in
+/// one last store, so a crash on the way leaves none. An old pool in it must not be in use.
+///
+/// - `len`: bytes. `options`: NULL = the defaults. `*out`: the handle, NULL on failure.
+/// - Errors: INVALID_ARGUMENT, BUFFER_TOO_SMALL, BUFFER_TOO_LARGE, OUT_OF_MEMORY (no memory in
+///   the process for the handle).
+/// - Threads: any, but nobody else may use the buffer meanwhile; mempool_open lets them.
+/// - Cost: O(1), whatever the length.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_init(
+    buffer: *mut c_void,
+    len: usize,
+    options: *const mempool_options_t,
+    out: *mut *mut mempool_t,
+) -> mempool_status_t {
+    // SAFETY: the pointers are the caller's to answer for; the buffer outlives the handle.
+    status("mempool_init", unsafe {
+        give_handle(out, || {
+            Pool::init(buffer.cast(), len, &read_options(options)?)
+        })
+    })
+}
+
+/// Attaches to the pool that is in a buffer, made by any process, mapped here at any address.
+///
+/// The buffer must start at the same byte as where the pool was made, at an address with the
+/// same residue of the pool's align (at most 4096: page-aligned mappings always do). Everything
+/// that the library relies on is validated.
+///
+/// - `len`: bytes; may be more than the pool's. `options`: NULL or where to look: only `start` is
+///   read. `*out`: the handle, NULL on failure.
+/// - Errors: INVALID_ARGUMENT, NOT_A_POOL, INCOMPATIBLE, CORRUPTED, OUT_OF_MEMORY (no memory in
+///   the process for the handle).
+/// - Threads: any, at any time.
+/// - Cost: O(1); after a reboot, or a death inside a call, what mempool_recover costs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_attach(
+    buffer: *mut c_void,
+    len: usize,
+    options: *const mempool_options_t,
+    out: *mut *mut mempool_t,
+) -> mempool_status_t {
+    // SAFETY: the pointers are the caller's to answer for; the buffer outlives the handle.
+    status("mempool_attach", unsafe {
+        give_handle(out, || {
+            Pool::attach(buffer.cast(), len, read_options(options)?.start)
+        })
+    })
+}
+
+/// Attaches to the pool in a buffer, or makes one if the buffer is zero-filled: the race-free
+/// first use of shared memory.
+///
+/// Of many callers at once exactly one formats; the others wait for it and attach. A caller that
+/// dies while formatting is taken over.
+///
+/// - `len`: bytes. `options`: NULL = the defaults; of a pool that exists only `start` is read.
+///   `*out`: the handle, NULL on failure. `*created`: whether this call made the pool; may be
+///   NULL.
+/// - Errors: those of mempool_init and mempool_attach; NOT_A_POOL if the buffer holds anything
+///   else.
+/// - Threads: any, at any time.
+/// - Cost: O(1), plus the wait for another's formatting.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_open(
+    buffer: *mut c_void,
+    len: usize,
+    options: *const mempool_options_t,
+    out: *mut *mut mempool_t,
+    created: *mut bool,
+) -> mempool_status_t {
+    let mut made = false;
+    // SAFETY: the pointers are the caller's to answer for; the buffer outlives the handle.
+    let result = unsafe {
+        give_handle(out, || {
+            let (pool, new) = Pool::open(buffer.cast(), len, &read_options(options)?)?;
+            made = new;
+            Ok(pool)
+        })
+    };
+    // SAFETY: NULL or the caller's to write.
+    if let Some(created) = unsafe { created.as_mut() } {
+        *created = made;
+    }
+    status("mempool_open", result)
+}
+
+/// Ends this process's use of a handle, and the handle with it.
+///
+/// The caches that its threads claimed are given back; blocks and other handles stay. After the
+/// last handle the buffer may be unmapped. A process that dies without detaching loses nothing.
+///
+/// - Errors: INVALID_ARGUMENT (pool is NULL). Any other failure leaves the handle ended too.
+/// - Threads: none may be inside a call with this handle, or use it again.
+/// - Cost: O(1) for each cache given back.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_detach(pool: *mut mempool_t) -> mempool_status_t {
+    let result = if pool.is_null() {
+        Err(Error::Argument("pool is NULL"))
+    } else {
+        // SAFETY: a handle, and the caller gives it up.
+        unsafe { take_handle(pool) }.detach()
+    };
+    status("mempool_detach", result)
+}
+
+/// Ends the pool, for every process: later attaches and calls fail with NOT_A_POOL.
+///
+/// The buffer is the caller's again. Handles, this one included, are still to be detached.
+///
+/// - Errors: INVALID_ARGUMENT, NOT_A_POOL.
+/// - Threads: nobody, in any process, may be inside a call on this pool.
+/// - Cost: O(1).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_release(pool: *mut mempool_t) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    status("mempool_release", unsafe { handle(pool) }.and_then(Pool::release))
+}
+
+/// Frees a block.
+///
+/// A pointer that is no live block is refused: it is counted in `rejected_frees` and nothing
+/// else changes. Beyond any allocator's reach is a pointer freed long ago whose block has been
+/// handed out again since.
+///
+/// - `block`: from this pool, got by any process; NULL is OK and does nothing.
+/// - Errors: FOREIGN_POINTER, NOT_ALLOCATED, INVALID_ARGUMENT (pool is NULL).
+/// - Threads: any, at any time.
+/// - Cost: O(1).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_free(
+    pool: *mut mempool_t,
+    block: *mut c_void,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle; of a live block the caller says that nobody uses it any more.
+    status("mempool_free", unsafe {
+        handle(pool).and_then(|pool| pool.free(block.cast()))
+    })
+}
+
+/// Frees a block of a size that the caller knows, and refuses it if the block cannot have been
+/// asked for with that size.
+///
+/// - `size`: bytes, as last asked for.
+/// - Errors: those of mempool_free; INVALID_ARGUMENT also for the wrong size.
+/// - Threads: any, at any time.
+/// - Cost: O(1).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_free_sized(
+    pool: *mut mempool_t,
+    block: *mut c_void,
+    size: usize,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle; of a live block the caller says that nobody uses it any more.
+    status("mempool_free_sized", unsafe {
+        handle(pool).and_then(|pool| pool.free_sized(block.cast(), size))
+    })
+}
+
+/// Allocates a block of at least `size` bytes, whose content is not defined.
+///
+/// Blocks are aligned by address to the pool's align, or to 4096 if that is less; a larger align
+/// holds for their offsets. Any process may use and free them.
+///
+/// - Returns NULL with errno EINVAL: size is 0, or pool is NULL; ENOMEM: no free run fits.
+/// - Threads: any, at any time.
+/// - Cost: O(1); not so a failing call, which looks at every free block that might fit, and the
+///   first use of memory, whose map entries are cleared once.
+/// cbindgen:postfix=MEMPOOL_BLOCK(2)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_malloc(pool: *mut mempool_t, size: usize) -> *mut c_void {
+    // SAFETY: NULL or a handle.
+    block("mempool_malloc", unsafe { handle(pool) }.and_then(|pool| pool.malloc(size)))
+}
+
+/// Allocates an array of `count` elements of `size` bytes, all bytes zero.
+///
+/// - Returns NULL with errno EINVAL: a size of 0, or pool is NULL; ENOMEM: no free run fits, or
+///   count * size overflows.
+/// - Threads: any, at any time.
+/// - Cost: that of mempool_malloc, and of clearing the block.
+/// cbindgen:postfix=MEMPOOL_ARRAY(2, 3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_calloc(
+    pool: *mut mempool_t,
+    count: usize,
+    size: usize,
+) -> *mut c_void {
+    // SAFETY: NULL or a handle.
+    block(
+        "mempool_calloc",
+        unsafe { handle(pool) }.and_then(|pool| pool.calloc(count, size)),
+    )
+}
+
+/// Allocates an array of `count` elements of `size` bytes, every byte of them set to `fill`
+/// (converted to unsigned char, as by memset).
+///
+/// - Returns NULL with errno as mempool_calloc.
+/// - Threads: any, at any time.
+/// - Cost: that of mempool_malloc, and of filling the block.
+/// cbindgen:postfix=MEMPOOL_ARRAY(2, 3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_calloc_fill(
+    pool: *mut mempool_t,
+    count: usize,
+    size: usize,
+    fill: c_int,
+) -> *mut c_void {
+    // SAFETY: NULL or a handle.
+    block(
+        "mempool_calloc_fill",
+        unsafe { handle(pool) }.and_then(|pool| pool.calloc_fill(count, size, fill as u8)),
+    )
+}
+
+/// Allocates a block of at least `size` bytes that starts at a multiple of `alignment`, by
+/// address up to 4096, beyond that by offset.
+///
+/// It is freed like any block. mempool_realloc keeps no more than the pool's align.
+///
+/// - `alignment`: bytes, a power of two; less than the pool's align is as good as that.
+/// - Returns NULL with errno EINVAL: size is 0, alignment is no power of two, or pool is NULL;
+///   ENOMEM: no free run fits.
+/// - Threads: any, at any time.
+/// - Cost: that of mempool_malloc.
+/// cbindgen:postfix=MEMPOOL_BLOCK(3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_aligned_alloc(
+    pool: *mut mempool_t,
+    alignment: usize,
+    size: usize,
+) -> *mut c_void {
+    // SAFETY: NULL or a handle.
+    block(
+        "mempool_aligned_alloc",
+        unsafe { handle(pool) }.and_then(|pool| pool.aligned_alloc(alignment, size)),
+    )
+}
+
+/// Makes a block larger or smaller, in place if it can, else by moving it; its content up to the
+/// lesser size stays.
+///
+/// - `block`: NULL = mempool_malloc. `size`: bytes; 0 is an error, and the block stays.
+/// - Returns the block, moved or not, or NULL with errno EINVAL: size is 0, block is no live
+///   block (mempool_last_error says which way), or pool is NULL; ENOMEM: no free run fits. On
+///   failure the block is as it was.
+/// - Threads: any, at any time; the block must not be used by others meanwhile.
+/// - Cost: O(1) in place; else that of mempool_malloc, and of copying the block.
+/// cbindgen:postfix=MEMPOOL_BLOCK(3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_realloc(
+    pool: *mut mempool_t,
+    block: *mut c_void,
+    size: usize,
+) -> *mut c_void {
+    // SAFETY: NULL or a handle; a live block is the caller's alone meanwhile.
+    self::block("mempool_realloc", unsafe {
+        handle(pool).and_then(|pool| pool.realloc(block.cast(), size))
+    })
+}
+
+/// mempool_realloc to an array of `count` elements of `size` bytes, with a check for overflow.
+///
+/// - Returns as mempool_realloc; NULL with errno ENOMEM also if count * size overflows.
+/// - Threads: any, at any time; the block must not be used by others meanwhile.
+/// - Cost: that of mempool_realloc.
+/// cbindgen:postfix=MEMPOOL_ARRAY(3, 4)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_realloc_array(
+    pool: *mut mempool_t,
+    block: *mut c_void,
+    count: usize,
+    size: usize,
+) -> *mut c_void {
+    // SAFETY: NULL or a handle; a live block is the caller's alone meanwhile.
+    self::block("mempool_realloc_array", unsafe {
+        handle(pool).and_then(|pool| pool.realloc_array(block.cast(), count, size))
+    })
+}
+
+/// Makes a block at least `size` bytes long without moving it.
+///
+/// - `size`: bytes; no more than the block has is OK and changes nothing.
+/// - Errors: OUT_OF_MEMORY (no room behind the block, which stays as it was), FOREIGN_POINTER
+///   (NULL too), NOT_ALLOCATED, INVALID_ARGUMENT (size is 0, or pool is NULL).
+/// - Threads: any, at any time.
+/// - Cost: O(1), but for the first use of memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_expand(
+    pool: *mut mempool_t,
+    block: *mut c_void,
+    size: usize,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    status(
+        "mempool_expand",
+        unsafe { handle(pool) }.and_then(|pool| pool.expand(block.cast(), size)),
+    )
+}
+
+/// Frees all blocks at once. The pool's id and its counters since init stay.
+///
+/// - Errors: INVALID_ARGUMENT (pool is NULL).
+/// - Threads: nobody, in any process, may be inside a call on this pool, and no block may be
+///   used afterwards.
+/// - Cost: O(the pool's map).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_free_all(pool: *mut mempool_t) -> mempool_status_t {
+    // SAFETY: NULL or a handle; the caller says that nobody uses a block any more.
+    status("mempool_free_all", unsafe {
+        handle(pool).and_then(|pool| pool.free_all())
+    })
+}
+
+/// How many bytes of a block can be used: what was asked for, with its rounding.
+///
+/// - Returns bytes; 0 for a pointer that is no live block, or if pool is NULL.
+/// - Threads: any, at any time.
+/// - Cost: O(1).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_usable_size(
+    pool: *const mempool_t,
+    block: *const c_void,
+) -> usize {
+    // SAFETY: NULL or a handle.
+    number(
+        "mempool_usable_size",
+        unsafe { handle(pool) }.map(|pool| pool.usable_size(block.cast())),
+    )
+}
+
+/// How many bytes could be used of a block that mempool_malloc makes for `size`: what to ask for
+/// so that nothing is lost to rounding.
+///
+/// - Returns bytes, at least size; 0 if size is 0 or more than the whole pool, or if pool is NULL.
+/// - Threads: any, at any time.
+/// - Cost: O(1).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_good_size(pool: *const mempool_t, size: usize) -> usize {
+    // SAFETY: NULL or a handle.
+    number(
+        "mempool_good_size",
+        unsafe { handle(pool) }.map(|pool| pool.good_size(size)),
+    )
+}
+
+/// A pointer as an offset, which means the same in every process.
+///
+/// - `p`: anywhere in the pool, inside blocks too.
+/// - Returns bytes from the buffer's first byte; 0 for NULL, for a pointer outside the pool, or
+///   if pool is NULL.
+/// - Threads: any, at any time.
+/// - Cost: O(1).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_offset(pool: *const mempool_t, p: *const c_void) -> u64 {
+    // SAFETY: NULL or a handle.
+    number(
+        "mempool_offset",
+        unsafe { handle(pool) }.map(|pool| pool.offset(p.cast())),
+    )
+}
+
+/// An offset as a pointer in this process.
+///
+/// - `offset`: bytes from the buffer's first byte, as mempool_offset gives.
+/// - Returns NULL for 0, for an offset outside the pool, or if pool is NULL. It does not ask
+///   whether a live block is there: an offset read from shared memory is as good as its writer.
+/// - Threads: any, at any time.
+/// - Cost: O(1).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_pointer(pool: *const mempool_t, offset: u64) -> *mut c_void {
+    // SAFETY: NULL or a handle.
+    match unsafe { handle(pool) } {
+        Ok(pool) => pool.pointer(offset).cast(),
+        Err(error) => block("mempool_pointer", Err(error)),
+    }
+}
+
+/// Takes a snapshot of the pool's figures: exact in the quiet, close while calls are under way.
+///
+/// - `out`: prepared with MEMPOOL_STATS_INIT; not written on failure.
+/// - Errors: INVALID_ARGUMENT.
+/// - Threads: any, at any time.
+/// - Cost: O(1), cheap enough to poll; no walk of the blocks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_stats(
+    pool: *mut mempool_t,
+    out: *mut mempool_stats_t,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle; out is NULL or as long as its struct_size says.
+    let result = unsafe {
+        handle(pool).and_then(|pool| {
+            let known = stats_size(out)?;
+            write_stats(out, known, &pool.stats()?);
+            Ok(())
+        })
+    };
+    status("mempool_stats", result)
+}
+
+/// Walks the whole pool and verifies everything that can be verified; changes nothing.
+///
+/// It is safe on any bytes. While others work, it judges only what cannot be in motion.
+///
+/// - Errors: CORRUPTED (mempool_last_message says what is wrong, and where), INVALID_ARGUMENT.
+/// - Threads: any, at any time.
+/// - Cost: O(the pool's map).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_check(pool: *mut mempool_t) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    status("mempool_check", unsafe { handle(pool) }.and_then(Pool::check))
+}
+
+/// Shows every block, free ones included, in the order of addresses.
+///
+/// No lock is held during `visit`, which may call any function, freeing of the visited block
+/// included. What others change meanwhile may be missed, or seen once.
+///
+/// - `visit`: false stops, which is no error. `context` is passed on to it.
+/// - Errors: INVALID_ARGUMENT (pool or visit is NULL), CORRUPTED.
+/// - Threads: any, at any time.
+/// - Cost: O(the pool's map), and what visit costs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_walk(
+    pool: *mut mempool_t,
+    visit: mempool_visit_t,
+    context: *mut c_void,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    let result = unsafe { handle(pool) }.and_then(|pool| {
+        let visit = visit.ok_or(Error::Argument("visit is NULL"))?;
+        pool.walk(&mut visitor(visit, context))
+    });
+    status("mempool_walk", result)
+}
+
+/// Stats and walk of a pool that this process may have mapped for reading only: never writes,
+/// never locks, needs no handle.
+///
+/// - `len`: bytes. `options`: NULL or where to look: only `start` is read. `stats`: prepared with
+///   MEMPOOL_STATS_INIT; not written on failure. `visit`: as for mempool_walk, or NULL for none.
+/// - Errors: those of mempool_attach; INVALID_ARGUMENT also if stats is NULL.
+/// - Threads: any, at any time; exact in the quiet, close while calls are under way.
+/// - Cost: O(1) without visit; else O(the pool's map), and what visit costs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_inspect(
+    buffer: *const c_void,
+    len: usize,
+    options: *const mempool_options_t,
+    stats: *mut mempool_stats_t,
+    visit: mempool_visit_t,
+    context: *mut c_void,
+) -> mempool_status_t {
+    let inspect = || {
+        let mut visit = visit.map(|visit| visitor(visit, context));
+        let visit = visit.as_mut().map(|visit| visit as &mut dyn FnMut(&Block) -> bool);
+        // SAFETY: buffer is readable for len bytes, options and stats as their struct_size says.
+        unsafe {
+            let start = read_options(options)?.start;
+            let known = stats_size(stats)?;
+            write_stats(stats, known, &pool::inspect(buffer.cast(), len, start, visit)?);
+        }
+        Ok(())
+    };
+    status("mempool_inspect", inspect())
+}
+
+/// Tells from a pool's first bytes how long a mapping it needs.
+///
+/// - `prefix`: `n` bytes read or mapped from the buffer, anywhere in memory; the first 256 from
+///   the option `start` on are enough. `*len`: bytes from the buffer's first; 0 on failure.
+/// - Errors: NOT_A_POOL (or too few bytes to tell), INCOMPATIBLE, CORRUPTED, INVALID_ARGUMENT.
+/// - Threads: any, at any time.
+/// - Cost: O(n), up to the pool's header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_peek(
+    prefix: *const c_void,
+    n: usize,
+    len: *mut u64,
+) -> mempool_status_t {
+    let peek = || {
+        // SAFETY: NULL or the caller's to write.
+        let len = unsafe { len.as_mut() }.ok_or(Error::Argument("len is NULL"))?;
+        *len = 0;
+        if prefix.is_null() || n > isize::MAX as usize {
+            return Err(Error::Argument("prefix is NULL, or n more than any memory has"));
+        }
+        // SAFETY: n bytes are readable from prefix, which is not NULL.
+        *len = pool::peek(unsafe { slice::from_raw_parts(prefix.cast(), n) })?;
+        Ok(())
+    };
+    status("mempool_peek", peek())
+}
+
+/// Gives the calling thread's cache and the depot back to the heap, for other sizes to use.
+///
+/// - Errors: INVALID_ARGUMENT (pool is NULL).
+/// - Threads: any, at any time.
+/// - Cost: O(the blocks given back).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_trim(pool: *mut mempool_t) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    status("mempool_trim", unsafe { handle(pool) }.and_then(Pool::trim))
+}
+
+/// Looks for owners (processes and threads) that died inside a call or with a cache, and cleans
+/// up after them. Other calls do so as they meet them: this one is for who wants it done now.
+///
+/// - `*recovered`: count of the owners cleaned up after; 0 on failure; may be NULL.
+/// - Errors: INVALID_ARGUMENT (pool is NULL).
+/// - Threads: any, at any time.
+/// - Cost: O(caches); O(the pool's map) if hints of the heap have to be rebuilt.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_recover(
+    pool: *mut mempool_t,
+    recovered: *mut u64,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    let result = unsafe { handle(pool) }.and_then(Pool::recover);
+    // SAFETY: NULL or the caller's to write.
+    if let Some(recovered) = unsafe { recovered.as_mut() } {
+        *recovered = result.unwrap_or(0);
+    }
+    status("mempool_recover", result.map(drop))
+}
+
+/// The least length that mempool_init accepts with these options, wherever the buffer lies, and
+/// from which one mempool_malloc(pool, 1) succeeds.
+///
+/// - `options`: NULL = the defaults; `start` counts, `end` is ignored.
+/// - Returns bytes; 0 for bad options.
+/// - Threads: any, at any time.
+/// - Cost: O(1).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_min_len(options: *const mempool_options_t) -> usize {
+    // SAFETY: NULL or as long as its struct_size says.
+    let len = unsafe { read_options(options) }.and_then(|options| match pool::min_len(&options) {
+        0 => Err(Error::Argument("no pool can have these options")),
+        len => Ok(len),
+    });
+    number("mempool_min_len", len)
+}
+
+/// The calling thread's last failure.
+///
+/// - Returns its status; MEMPOOL_OK if no call has failed on this thread. Success does not reset
+///   it.
+/// - Threads: any, at any time; each has its own.
+/// - Cost: O(1).
+#[unsafe(no_mangle)]
+pub extern "C" fn mempool_last_error() -> mempool_status_t {
+    let last = LAST_FAILURE.with(|last| last.what.get());
+    last.map_or(MEMPOOL_OK, |(_, error)| error.status())
+}
+
+/// The calling thread's last failure in one line: which function, what, where, what to do.
+///
+/// - Returns a string of at most 255 bytes, "" if no call has failed on this thread. It stays
+///   valid until this thread's next failing call.
+/// - Threads: any, at any time; each has its own.
+/// - Cost: O(1).
+/// cbindgen:postfix=MEMPOOL_NEVER_NULL
+#[unsafe(no_mangle)]
+pub extern "C" fn mempool_last_message() -> *const c_char {
+    LAST_FAILURE.with(|last| {
+        if let Some((function, error)) = last.what.get() {
+            // SAFETY: the text is this thread's, and no other reference to it is alive: C has
+            // only the pointer below, and nothing called here comes back to this place.
+            describe(unsafe { &mut *last.text.get() }, function, &error);
+        }
+        last.text.get().cast()
+    })
+}
+
+/// What a status means, in words.
+///
+/// - Returns a static string, for unknown values too.
+/// - Threads: any, at any time.
+/// - Cost: O(1).
+/// cbindgen:postfix=MEMPOOL_NEVER_NULL
+#[unsafe(no_mangle)]
+pub extern "C" fn mempool_strerror(status: mempool_status_t) -> *const c_char {
+    let words: &CStr = match status {
+        MEMPOOL_OK => c"ok",
+        MEMPOOL_ERR_INVALID_ARGUMENT => c"invalid argument",
+        MEMPOOL_ERR_BUFFER_TOO_SMALL => c"buffer too small",
+        MEMPOOL_ERR_BUFFER_TOO_LARGE => c"buffer too large for its align",
+        MEMPOOL_ERR_NOT_A_POOL => c"not a pool",
+        MEMPOOL_ERR_INCOMPATIBLE => c"incompatible pool",
+        MEMPOOL_ERR_OUT_OF_MEMORY => c"out of memory",
+        MEMPOOL_ERR_FOREIGN_POINTER => c"pointer outside the pool's blocks",
+        MEMPOOL_ERR_NOT_ALLOCATED => c"no live block at this pointer",
+        MEMPOOL_ERR_CORRUPTED => c"pool corrupted",
+        MEMPOOL_ERR_NOT_FOUND => c"name not found",
+        MEMPOOL_ERR_EXISTS => c"exists already",
+        MEMPOOL_ERR_BUSY => c"in use",
+        _ => c"unknown status",
+    };
+    words.as_ptr()
+}
+
+/// The version of the library at run time, such as "0.1.0".
+///
+/// - Returns a static string.
+/// - Threads: any, at any time.
+/// - Cost: O(1).
+/// cbindgen:postfix=MEMPOOL_NEVER_NULL
+#[unsafe(no_mangle)]
+pub extern "C" fn mempool_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+/// The version of the library at run time as a number that grows with it.
+///
+/// - Returns MAJOR<<16 | MINOR<<8 | PATCH.
+/// - Threads: any, at any time.
+/// - Cost: O(1).
+#[unsafe(no_mangle)]
+pub extern "C" fn mempool_version_number() -> u32 {
+    MEMPOOL_VERSION_MAJOR << 16 | MEMPOOL_VERSION_MINOR << 8 | MEMPOOL_VERSION_PATCH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::ptr::null;
+
+    fn text_of(function: &str, error: &dyn fmt::Display) -> ([u8; MESSAGE_SIZE], usize) {
+        let mut text = [0xFF; MESSAGE_SIZE];
+        describe(&mut text, function, error);
+        let len = text.iter().position(|&byte| byte == 0).expect("no NUL");
+        (text, len)
+    }
+
+    #[test]
+    fn a_message_names_its_function() {
+        let (text, len) = text_of("mempool_free", &Error::NotAllocated { what: "free", at: 7 });
+        assert_eq!(&text[..len], b"mempool_free: no live block at offset 7: free");
+    }
+
+    #[test]
+    fn a_message_is_cut_so_that_its_nul_fits() {
+        for over in 0..4 {
+            let (_, len) = text_of("f", &"x".repeat(MESSAGE_SIZE - 5 + over));
+            assert_eq!(len, (MESSAGE_SIZE - 2 + over).min(MESSAGE_SIZE - 1));
+        }
+        // Cut at any place, it is still text.
+        for shift in 0..3 {
+            let (text, len) = text_of(&"f".repeat(1 + shift), &"\u{20AC}".repeat(200));
+            assert!(len >= MESSAGE_SIZE - 3);
+            assert!(core::str::from_utf8(&text[..len]).is_ok());
+        }
+    }
+
+    #[test]
+    fn no_message_with_numbers_is_too_long() {
+        let n = u64::MAX;
+        for error in [
+            Error::TooSmall { len: n, needed: n },
+            Error::TooLarge { align: n, needed: n },
+            Error::Truncated { len: n, needed: n },
+            Error::OutOfMemory { size: n },
+            Error::Foreign { address: n, first: n, end: n },
+            Error::WrongSize { at: n, block: n, size: n },
+            Error::NoHandle,
+            Error::Reentered,
+        ] {
+            let (_, len) = text_of("mempool_realloc_array", &error);
+            assert!(len < MESSAGE_SIZE - 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_last_failure_belongs_to_its_thread() {
+        let status = fail("mempool_walk", Error::Reentered);
+        assert_eq!(status, MEMPOOL_ERR_BUSY);
+        assert_eq!(mempool_last_error(), MEMPOOL_ERR_BUSY);
+        std::thread::spawn(|| {
+            assert_eq!(mempool_last_error(), MEMPOOL_OK);
+            // SAFETY: never NULL, and ends with a NUL.
+            assert_eq!(unsafe { CStr::from_ptr(mempool_last_message()) }, c"");
+        })
+        .join()
+        .unwrap();
+        // SAFETY: as above.
+        let message = unsafe { CStr::from_ptr(mempool_last_message()) };
+        assert!(message.to_bytes().starts_with(b"mempool_walk: "));
+    }
+
+    #[test]
+    fn errno_tells_what_malloc_has_words_for() {
+        assert_eq!(errno_of(MEMPOOL_ERR_OUT_OF_MEMORY), libc::ENOMEM);
+        assert_eq!(errno_of(MEMPOOL_ERR_CORRUPTED), libc::EIO);
+        assert_eq!(errno_of(MEMPOOL_ERR_BUSY), libc::EBUSY);
+        for status in [MEMPOOL_ERR_INVALID_ARGUMENT, MEMPOOL_ERR_NOT_ALLOCATED] {
+            assert_eq!(errno_of(status), libc::EINVAL);
+        }
+    }
+
+    #[test]
+    fn every_status_has_words_of_its_own() {
+        let words = |status| {
+            // SAFETY: a static string.
+            unsafe { CStr::from_ptr(mempool_strerror(status)) }
+        };
+        let mut seen = std::collections::HashSet::new();
+        for status in MEMPOOL_ERR_BUSY..=MEMPOOL_OK {
+            assert_ne!(words(status), c"unknown status");
+            assert!(seen.insert(words(status)), "{status}");
+        }
+        for status in [1, MEMPOOL_ERR_BUSY - 1, i32::MIN, i32::MAX] {
+            assert_eq!(words(status), c"unknown status");
+        }
+    }
+
+    #[test]
+    fn the_version_is_one() {
+        // SAFETY: a static string.
+        let version = unsafe { CStr::from_ptr(mempool_version()) };
+        assert_eq!(version.to_str(), Ok(env!("CARGO_PKG_VERSION")));
+        let mut number = 0;
+        for part in env!("CARGO_PKG_VERSION").split('.') {
+            number = number << 8 | part.parse::<u32>().unwrap();
+        }
+        assert_eq!(mempool_version_number(), number);
+    }
+
+    /// A caller's structure of any version, as words.
+    const WORDS: usize = STRUCT_SIZE_MAX / 8 + 1;
+
+    fn options_of_size(size: usize, edit: impl FnOnce(&mut [u64; WORDS])) -> Result<Options> {
+        let mut words = [0; WORDS];
+        words[0] = size as u64;
+        edit(&mut words);
+        // SAFETY: the words are as many bytes as any size that gets past known_size.
+        unsafe { read_options(words.as_ptr().cast()) }
+    }
+
+    #[test]
+    fn options_of_every_version_are_read() {
+        // SAFETY: NULL is allowed.
+        assert_eq!(unsafe { read_options(null()) }, Ok(Options::default()));
+        for size in [OPTIONS_SIZE_0_1, OPTIONS_SIZE_0_1 + 1, 200, STRUCT_SIZE_MAX] {
+            assert_eq!(options_of_size(size, |_| ()), Ok(Options::default()), "{size}");
+            let expected = Options {
+                start: 1,
+                end: 2,
+                align: 3,
+                min_split: 4,
+                flags: 5,
+                max_threads: 6,
+            };
+            let numbered = options_of_size(size, |words| {
+                words[1..5].copy_from_slice(&[1, 2, 3, 4]);
+                words[5] = u64::from_ne_bytes([5, 0, 0, 0, 6, 0, 0, 0]);
+            });
+            assert_eq!(numbered, Ok(expected));
+        }
+    }
+
+    #[test]
+    fn options_of_no_version_are_refused() {
+        for size in [0, 8, OPTIONS_SIZE_0_1 - 1, STRUCT_SIZE_MAX + 1, usize::MAX] {
+            assert!(options_of_size(size, |_| ()).is_err(), "{size}");
+        }
+    }
+
+    #[test]
+    fn unknown_options_must_be_zero_up_to_struct_size() {
+        let ours = size_of::<mempool_options>();
+        let set = |at: usize, size| {
+            options_of_size(size, |words| {
+                words[at / 8] = u64::from_ne_bytes(core::array::from_fn(|i| {
+                    (i == at % 8) as u8
+                }));
+            })
+        };
+        for at in [ours, ours + 1, ours + 100] {
+            assert!(set(at, at + 1).is_err(), "{at}");
+            assert!(set(at, at).is_ok(), "{at}");
+        }
+    }
+
+    #[test]
+    fn stats_of_every_version_are_written_and_no_more() {
+        let stats = Stats { total: 11, pool_id: 22, ..Stats::default() };
+        let ours = size_of::<mempool_stats>();
+        for size in [STATS_SIZE_0_1, ours + 1, ours + 64, STRUCT_SIZE_MAX] {
+            let mut words = [u64::MAX; WORDS];
+            words[0] = size as u64;
+            let out: *mut mempool_stats_t = words.as_mut_ptr().cast();
+            // SAFETY: the words are longer than size bytes.
+            unsafe {
+                let known = stats_size(out).unwrap();
+                write_stats(out, known, &stats);
+            }
+            assert_eq!((words[0], words[1]), (size as u64, 11));
+            assert_eq!(words[ours / 8 - 1], 22);
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            assert!(bytes[ours.min(size)..size].iter().all(|&byte| byte == 0));
+            assert!(bytes[size..].iter().all(|&byte| byte == 0xFF));
+        }
+    }
+
+    #[test]
+    fn stats_of_no_version_are_refused() {
+        // SAFETY: NULL is allowed.
+        assert!(unsafe { stats_size(null()) }.is_err());
+        for size in [0, STATS_SIZE_0_1 - 1, STRUCT_SIZE_MAX + 1, usize::MAX] {
+            let mut words = [0u64; WORDS];
+            words[0] = size as u64;
+            // SAFETY: struct_size can be read.
+            assert!(unsafe { stats_size(words.as_ptr().cast()) }.is_err(), "{size}");
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! Blocks: found, split, coalesced, resized. All of it happens under the pool's lock.
+//!
+//! Space is taken from the free blocks first, from above `top` last, so that a pool touches no
+//! more memory than it needs. A block that ends at `top` is not kept free: `top` comes down.
+//!
+//! Who dies here leaves a [`change::Record`] behind; [`Heap::recover`] finishes it.
+#![forbid(unsafe_code)]
+
+mod bins;
+mod change;
+mod words;
+
+pub use bins::Free;
+pub use words::Counts;
+
+use crate::error::{Error, Result};
+use crate::layout::{Geometry, RECOVERIES_OFFSET};
+use crate::map::{Entry, Map};
+use crate::options::{NO_COMPACT, NO_SPLIT, ZEROED};
+use crate::region::Region;
+use crate::stats::State;
+use bins::{Bins, Lie};
+use change::{Change, Kind, Record};
+use core::sync::atomic::Ordering::Relaxed;
+use words::Words;
+
+/// The watermark moves by so many granules at a time: a page of the map.
+const WATERMARK_STEP: u32 = 4096;
+
+/// The heap of a pool, for one who holds its lock.
+#[derive(Clone, Copy)]
+pub struct Heap<'a> {
+    region: &'a Region,
+    geometry: &'a Geometry,
+    map: Map<'a>,
+    bins: Bins<'a>,
+    words: Words<'a>,
+    record: Record<'a>,
+}
+
+/// What an allocation asks for, in granules.
+#[derive(Clone, Copy)]
+struct Ask {
+    size: u32,
+    /// Every `step`-th granule is aligned as asked, the first of them is granule `skew`.
+    step: u64,
+    skew: u64,
+}
+
+impl Ask {
+    /// The first aligned granule at or after this one.
+    fn align(&self, granule: u32) -> u64 {
+        let granule = u64::from(granule);
+        granule + (self.skew + self.step - granule % self.step) % self.step
+    }
+
+    /// Whether an aligned block lies within the free one.
+    fn fits(&self, (start, size): Free) -> bool {
+        self.align(start) + u64::from(self.size) <= u64::from(start) + u64::from(size)
+    }
+
+    /// A size that is enough wherever it lies.
+    fn enough(&self) -> u32 {
+        u32::try_from(u64::from(self.size) + self.step - 1).unwrap_or(u32::MAX)
+    }
+}
+
+impl<'a> Heap<'a> {
+    /// The heap of the pool with this geometry.
+    pub fn new(region: &'a Region, geometry: &'a Geometry) -> Heap<'a> {
+        let map = Map::new(region, geometry.map, geometry.granules);
+        let words = Words::new(region, geometry);
+        Heap {
+            region,
+            geometry,
+            map,
+            bins: Bins::new(region, geometry, map, words),
+            words,
+            record: Record::new(region, geometry),
+        }
+    }
+
+    /// Makes the heap of a new pool: no blocks. Touches the header only.
+    pub fn format(&self) {
+        self.record.close();
+        self.words.set_top(0);
+        self.words.set_watermark(if self.geometry.has(ZEROED) { self.geometry.granules } else { 0 });
+        self.words.set_counts(Counts::default());
+        self.bins.reset();
+    }
+
+    /// The map.
+    pub fn map(&self) -> &Map<'a> {
+        &self.map
+    }
+
+    /// The first granule that no block covers.
+    pub fn top(&self) -> u32 {
+        self.words.top()
+    }
+
+    /// The first granule whose map byte is unknown.
+    pub fn watermark(&self) -> u32 {
+        self.words.watermark()
+    }
+
+    /// What stands below `top`.
+    pub fn counts(&self) -> Counts {
+        self.words.counts()
+    }
+
+    /// What a new owner of the lock sees to first: the truth is sane, and no change is left
+    /// half done. O(1), unless there is one: then as long as a walk.
+    pub fn enter(&self) -> Result<()> {
+        if !self.words.are_sane() {
+            let at = self.geometry.header as u64;
+            return Err(Error::Corrupted { what: "top lies beyond the watermark", at });
+        }
+        if self.record.is_open() {
+            self.recover()?;
+        }
+        Ok(())
+    }
+
+    /// The call delivers: whatever it did is done. Its last store.
+    pub fn leave(&self) {
+        self.record.close();
+    }
+
+    /// Makes a live block of `size` granules; its address is a multiple of `alignment` bytes.
+    /// Returns its first granule. O(1), but when it fails or nearly does: O(free blocks).
+    pub fn alloc(&self, size: u32, alignment: usize) -> Result<u32> {
+        let ask = self.ask(size, alignment);
+        if let Some(found) = self.honest(|bins| bins.find(size, ask.enough(), |b| ask.fits(b)))? {
+            return Ok(self.carve(found, &ask));
+        }
+        if let Some(start) = self.extend(&ask) {
+            return Ok(start);
+        }
+        match self.honest(|bins| bins.find_exactly(size, |b| ask.fits(b)))? {
+            Some(found) => Ok(self.carve(found, &ask)),
+            None => Err(Error::OutOfMemory { size: self.geometry.bytes(size) as u64 }),
+        }
+    }
+
+    /// Makes a live block free: joined to its free neighbours, or to the space above `top`. O(1).
+    pub fn free(&self, granule: u32) -> Result<()> {
+        let size = self.live_size(granule)?;
+        let compact = !self.geometry.has(NO_COMPACT);
+        let end = granule + size;
+        let left = self.map.free_before(granule).filter(|_| compact);
+        let right = self.free_at(end).filter(|_| compact);
+        let start = left.map_or(granule, |(start, _)| start);
+        let stop = right.map_or(end, |(_, size)| end + size);
+        let change = if compact && stop == self.top() {
+            Change::new(Kind::Free, start, start)
+        } else {
+            Change::new(Kind::Free, start, self.top()).with(State::Free, stop - start)
+        };
+        self.commit(change.replaces(granule), [left, right]);
+        Ok(())
+    }
+
+    /// Makes a live block longer or shorter where it is; false if there is no room. It may stay
+    /// longer than asked when the rest is not worth a block. O(1).
+    pub fn resize(&self, granule: u32, size: u32) -> Result<bool> {
+        let old = self.live_size(granule)?;
+        if size > old {
+            return Ok(self.grow(granule, old, size));
+        }
+        if !self.is_worth_a_block(old - size) {
+            return Ok(true);
+        }
+        let compact = !self.geometry.has(NO_COMPACT);
+        let right = self.free_at(granule + old).filter(|_| compact);
+        let stop = right.map_or(granule + old, |(start, size)| start + size);
+        let end = granule + size;
+        let change = if compact && stop == self.top() {
+            Change::new(Kind::Resize, granule, end).with(State::Live, size)
+        } else {
+            Change::new(Kind::Resize, granule, self.top())
+                .with(State::Live, size)
+                .with(State::Free, stop - end)
+        };
+        self.commit(change.replaces(granule), [right, None]);
+        Ok(true)
+    }
+
+    /// Makes all blocks free at once. O(map).
+    pub fn free_all(&self) -> Result<()> {
+        let change = Change::new(Kind::FreeAll, 0, 0);
+        self.record.open(&change);
+        self.apply(&change);
+        self.rebuild()
+    }
+
+    /// The size of the largest block that an allocation can find now.
+    pub fn largest(&self) -> Result<u32> {
+        self.honest(|bins| bins.largest())?;
+        Ok(self.largest_seen())
+    }
+
+    /// The same without mending what lies: writes nothing.
+    pub fn largest_seen(&self) -> u32 {
+        let below = self.bins.largest().unwrap_or(0);
+        below.max(self.geometry.granules - self.top())
+    }
+
+    /// Whether a block of `have` granules can have been asked for as `wanted`.
+    pub fn could_be(&self, have: u32, wanted: u32) -> bool {
+        wanted <= have && !self.is_worth_a_block(have - wanted)
+    }
+
+    /// The size of the live block that starts here; else what lies here instead.
+    pub fn live_size(&self, granule: u32) -> Result<u32> {
+        let at = self.geometry.offset(granule) as u64;
+        let refuse = |what| Err(Error::NotAllocated { what, at });
+        let top = self.top();
+        if granule >= top {
+            return refuse("above top, where no block is (freed already?)");
+        }
+        match self.map.read(granule, top) {
+            Some(Entry { state: State::Live, size }) => Ok(size),
+            Some(Entry { state: State::Meta, .. }) => refuse("the pool's own block"),
+            Some(_) => refuse("the block there is free (freed twice?)"),
+            None if self.map.is_start(granule) => {
+                Err(Error::Corrupted { what: "the map tells of no block that could be", at })
+            }
+            None => refuse("inside a block, or of one freed and joined to another"),
+        }
+    }
+
+    /// Whether the bins hold every free block of the map once: how many they hold.
+    pub fn binned(&self) -> Option<u32> {
+        self.bins.count().ok()
+    }
+
+    /// Finishes the change that a dead owner left. May be repeated from any point. O(map).
+    fn recover(&self) -> Result<()> {
+        let Some(change) = self.record.read(self.watermark()) else {
+            // Not a change that anybody began: the header was scribbled over.
+            self.record.close();
+            return self.mend();
+        };
+        self.apply(&change);
+        let rebuilt = self.rebuild();
+        if let (Kind::Alloc, Some(live)) = (change.kind, change.live()) {
+            self.free(live)?;
+        }
+        self.record.close();
+        rebuilt
+    }
+
+    /// Tries the bins; should they lie, makes them anew from the map and tries once more.
+    fn honest<T>(&self, attempt: impl Fn(&Bins<'a>) -> core::result::Result<T, Lie>) -> Result<T> {
+        if let Ok(answer) = attempt(&self.bins) {
+            return Ok(answer);
+        }
+        self.mend()?;
+        attempt(&self.bins).map_err(|Lie| Error::Corrupted {
+            what: "free blocks change while the pool is locked: somebody writes to freed memory",
+            at: self.geometry.header as u64,
+        })
+    }
+
+    /// Makes the hints anew after they were found wrong.
+    #[cold]
+    fn mend(&self) -> Result<()> {
+        if let Some(count) = self.region.word64(self.geometry.word(RECOVERIES_OFFSET)) {
+            count.fetch_add(1, Relaxed);
+        }
+        self.rebuild()
+    }
+
+    /// Makes bins and counts from the map, as far as it makes sense. O(bins + blocks).
+    fn rebuild(&self) -> Result<()> {
+        self.bins.reset();
+        let mut counts = Counts::default();
+        let (mut at, top) = (0, self.top());
+        while let Some(block) = self.map.read(at, top) {
+            match block.state {
+                State::Live => counts.live_count += 1,
+                State::Free => {
+                    counts.free_count += 1;
+                    counts.free += block.size;
+                    // Cannot lie: every link so far was made in this loop.
+                    let _ = self.bins.link((at, block.size));
+                }
+                State::Cached | State::Meta => {}
+            }
+            at += block.size;
+        }
+        self.words.set_counts(counts);
+        if at == top {
+            return Ok(());
+        }
+        let at = self.geometry.offset(at) as u64;
+        Err(Error::Corrupted { what: "no block starts where one must", at })
+    }
+
+    fn ask(&self, size: u32, alignment: usize) -> Ask {
+        let align = self.geometry.align();
+        // Aligned by address where addresses can be; else by offset, like the granules.
+        let by_address = self.region.address().wrapping_add(self.geometry.first);
+        let by_offset = self.geometry.residue + self.geometry.first;
+        let origin = if by_address % align == 0 { by_address } else { by_offset };
+        let step = (alignment / align).max(1) as u64;
+        let skew = (step - (origin / align) as u64 % step) % step;
+        Ask { size, step, skew }
+    }
+
+    /// Makes a live block of a free one: what comes before the aligned place and what is left
+    /// over stay free.
+    fn carve(&self, found: Free, ask: &Ask) -> u32 {
+        let (start, whole) = found;
+        let live = ask.align(start) as u32;
+        let gap = live - start;
+        let rest = whole - gap - ask.size;
+        let mut change = Change::new(Kind::Alloc, start, self.top());
+        if gap > 0 {
+            change = change.with(State::Free, gap);
+        }
+        change = if self.is_worth_a_block(rest) {
+            change.with(State::Live, ask.size).with(State::Free, rest)
+        } else {
+            change.with(State::Live, ask.size + rest)
+        };
+        self.commit(change, [Some(found), None]);
+        live
+    }
+
+    /// Makes a live block of the space above `top`; None if there is not enough.
+    fn extend(&self, ask: &Ask) -> Option<u32> {
+        let top = self.top();
+        let live = ask.align(top);
+        let end = live + u64::from(ask.size);
+        if end > u64::from(self.geometry.granules) {
+            return None;
+        }
+        let (live, end) = (live as u32, end as u32);
+        self.raise_watermark(end);
+        let mut change = Change::new(Kind::Alloc, top, end);
+        if live > top {
+            change = change.with(State::Free, live - top);
+        }
+        self.commit(change.with(State::Live, ask.size), [None, None]);
+        Some(live)
+    }
+
+    fn grow(&self, granule: u32, old: u32, size: u32) -> bool {
+        let end = granule + old;
+        let right = self.free_at(end);
+        let stop = right.map_or(end, |(_, size)| end + size);
+        let Some(wanted) = granule.checked_add(size) else { return false };
+        let change = Change::new(Kind::Resize, granule, self.top()).replaces(granule);
+        let change = if wanted <= stop {
+            let rest = stop - wanted;
+            if self.is_worth_a_block(rest) {
+                change.with(State::Live, size).with(State::Free, rest)
+            } else {
+                change.with(State::Live, size + rest)
+            }
+        } else if stop == self.top() && wanted <= self.geometry.granules {
+            self.raise_watermark(wanted);
+            Change { top: wanted, ..change }.with(State::Live, size)
+        } else {
+            return false;
+        };
+        self.commit(change, [right, None]);
+        true
+    }
+
+    /// The one way in which the map changes. `gone` are the free blocks among the old ones.
+    fn commit(&self, change: Change, gone: [Option<Free>; 2]) {
+        let gone = || gone.iter().flatten();
+        let change = gone().fold(change, |change, &(start, _)| change.replaces(start));
+        self.record.open(&change);
+        let mut honest = gone().all(|&block| self.bins.unlink(block).is_ok());
+        self.apply(&change);
+        let mut counts = self.words.counts();
+        for &(_, size) in gone() {
+            counts.free_count = counts.free_count.wrapping_sub(1);
+            counts.free = counts.free.wrapping_sub(size);
+        }
+        for (start, block) in change.row().filter(|(_, block)| block.state == State::Free) {
+            counts.free_count = counts.free_count.wrapping_add(1);
+            counts.free = counts.free.wrapping_add(block.size);
+            honest = honest && self.bins.link((start, block.size)).is_ok();
+        }
+        counts.live_count = match change.kind {
+            Kind::Alloc => counts.live_count.wrapping_add(1),
+            Kind::Free => counts.live_count.wrapping_sub(1),
+            Kind::Resize | Kind::FreeAll => counts.live_count,
+        };
+        self.words.set_counts(counts);
+        if !honest {
+            // The change itself is made. What else may be wrong with the map is for others to say.
+            let _ = self.mend();
+        }
+    }
+
+    /// Brings the map and `top` to what a change says.
+    fn apply(&self, change: &Change) {
+        if change.kind == Kind::FreeAll {
+            self.map.clear(0, self.watermark());
+        }
+        change.apply(&self.map);
+        self.words.set_top(change.top);
+    }
+
+    /// Makes the map known up to here. Each byte once, a page at a time, and the watermark after
+    /// each: a death in between costs a page.
+    fn raise_watermark(&self, end: u32) {
+        let mut known = self.watermark();
+        while known < end {
+            let next = known.saturating_add(WATERMARK_STEP).min(self.geometry.granules);
+            self.map.clear(known, next);
+            self.words.set_watermark(next);
+            known = next;
+        }
+    }
+
+    /// The free block that starts here.
+    fn free_at(&self, granule: u32) -> Option<Free> {
+        match self.map.read(granule, self.top())? {
+            Entry { state: State::Free, size } => Some((granule, size)),
+            _ => None,
+        }
+    }
+
+    fn is_worth_a_block(&self, rest: u32) -> bool {
+        rest > 0
+            && !self.geometry.has(NO_SPLIT)
+            && self.geometry.bytes(rest) >= self.geometry.min_split
+    }
+}

@@ -1,0 +1,513 @@
+//! Where everything lies in the buffer, and the header that says so.
+//!
+//! ```text
+//! buffer                                                                          end
+//! |  start                                                                          |
+//! v  v                                                                              v
+//! +--+-+---------+------+---------------------+--+--------------------------------+-+
+//! |  |.| header  | bins | granule map         |..| granules: blocks, then nothing |.|
+//! +--+-+---------+------+---------------------+--+--------------------------------+-+
+//!    |<-------------- overhead --------------->|  ^first                  ^top
+//! ```
+//!
+//! The header starts at the first address divisible by 8, the granules at one divisible by
+//! min(align, 4096); both depend on where the buffer lies, so a pool can be mapped anywhere at
+//! the same residue. All numbers are little-endian.
+//!
+//! ```text
+//! header      0 magic            the layout below is complete
+//!             8 version, machine what can read it
+//!            16 checksum         of version .. options, by a fold of its words
+//!            24 pool id          random, new at each init
+//!            32 start, end       the region, as offsets
+//!            48 min_split
+//!            56 flags, max_threads
+//!            64 residue, log2 of align
+//!    --- so far written once; from here on it changes ---
+//!            72 lock             low half the futex word, high half the boot it belongs to
+//!            80 namespace        where the numbers in the lock's word mean threads
+//!            88 counters         rejected frees, failed allocations, recoveries
+//!           112 heap             top, watermark, counts of live and free blocks and granules
+//!           144 record           the change under way: which slot, two slots
+//!           240 ...              the bins
+//! ```
+#![forbid(unsafe_code)]
+
+use crate::error::{Error, Result};
+use crate::hash;
+use crate::options::{self, Options};
+use crate::region::Region;
+
+/// The first word of a pool whose layout is complete: "mempool" and a byte no text has.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"mempool\x9d");
+/// The first word while a pool is being made.
+pub const FORMATTING: u64 = u64::from_le_bytes(*b"mempool\x9c");
+/// Changes whenever any byte of the layout changes its meaning.
+pub const VERSION: u32 = 1;
+
+const VERSION_AT: usize = 8;
+const MACHINE_AT: usize = 12;
+const CHECKSUM_AT: usize = 16;
+const ID_AT: usize = 24;
+const START_AT: usize = 32;
+const END_AT: usize = 40;
+const MIN_SPLIT_AT: usize = 48;
+const FLAGS_AT: usize = 56;
+const MAX_THREADS_AT: usize = 60;
+const RESIDUE_AT: usize = 64;
+const ALIGN_LOG2_AT: usize = 68;
+/// Where the lock lies, in bytes from the header's first.
+pub const LOCK_OFFSET: usize = 72;
+/// Where the lock's namespace lies.
+pub const NAMESPACE_OFFSET: usize = 80;
+/// Where the count of refused frees lies.
+pub const REJECTED_OFFSET: usize = 88;
+/// Where the count of failed allocations lies.
+pub const FAILED_OFFSET: usize = 96;
+/// Where the count of recoveries lies.
+pub const RECOVERIES_OFFSET: usize = 104;
+/// Where the heap's words lie.
+pub const HEAP_OFFSET: usize = 112;
+/// Where the record of the change under way lies.
+pub const RECORD_OFFSET: usize = 144;
+/// The header's length in bytes; the bins follow.
+pub const HEADER_BYTES: usize = 240;
+
+/// A pool as long as this has no larger number of granules than a link can name.
+const GRANULES_MAX: u64 = u32::MAX as u64 - 1;
+/// Blocks are aligned by address up to a page, beyond that by offset.
+const ADDRESS_ALIGN_MAX: usize = 4096;
+const ALIGN_MAX: usize = 65_536;
+const DEFAULT: usize = 16;
+
+/// Which machines can share a pool: the architecture, the width of a pointer, and the C library
+/// whose threads the lock's word names.
+const MACHINE: u32 = {
+    let architecture = if cfg!(target_arch = "x86_64") { 1 } else { 2 };
+    let library = if cfg!(target_env = "musl") { 2 } else { 1 };
+    architecture | (usize::BITS << 8) | (library << 16)
+};
+
+/// Where everything lies: computed from options and the buffer's place, never read from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// First byte of the region.
+    pub start: usize,
+    /// One past its last.
+    pub end: usize,
+    /// log2 of the granule's bytes.
+    pub align_log2: u32,
+    /// The least remainder in bytes worth a block.
+    pub min_split: usize,
+    /// As in [`options`].
+    pub flags: u32,
+    /// As asked for.
+    pub max_threads: u32,
+    /// The buffer's address modulo min(align, 4096).
+    pub residue: usize,
+    /// Offset of the header.
+    pub header: usize,
+    /// log2 of the bins to a doubling.
+    pub bin_log2: u32,
+    /// How many bins there are.
+    pub bin_count: u32,
+    /// Offset of the map.
+    pub map: usize,
+    /// Offset of the first block.
+    pub first: usize,
+    /// How many granules there are.
+    pub granules: u32,
+}
+
+impl Geometry {
+    /// The geometry of a pool with these options in a buffer of `len` bytes at `address`.
+    pub fn plan(address: usize, len: usize, options: &Options) -> Result<Geometry> {
+        let mut asked = Geometry::asked(options)?;
+        if len > isize::MAX as usize {
+            return Err(Error::Argument("no buffer is as long as this"));
+        }
+        if options.end != 0 && options.end <= options.start {
+            return Err(Error::Argument("end must lie behind start, or be 0 for the buffer's"));
+        }
+        asked.end = if options.end == 0 { len } else { options.end.min(len) };
+        asked.residue = address % asked.align().min(ADDRESS_ALIGN_MAX);
+        asked.complete().map_err(|misfit| match misfit {
+            Misfit::Small => Error::TooSmall {
+                len: asked.end.saturating_sub(asked.start) as u64,
+                needed: asked.least_len().saturating_sub(asked.start) as u64,
+            },
+            Misfit::Large(needed) => Error::TooLarge { align: asked.align() as u64, needed },
+        })
+    }
+
+    /// What the options alone decide.
+    fn asked(options: &Options) -> Result<Geometry> {
+        Ok(Geometry {
+            start: options.start,
+            end: 0,
+            align_log2: granule(options)?.ilog2(),
+            min_split: min_split(options)?,
+            flags: flags(options)?,
+            max_threads: options.max_threads,
+            residue: 0,
+            header: 0,
+            bin_log2: 0,
+            bin_count: 0,
+            map: 0,
+            first: 0,
+            granules: 0,
+        })
+    }
+
+    /// Fills in what follows from the rest.
+    fn complete(mut self) -> core::result::Result<Geometry, Misfit> {
+        let align = self.align();
+        self.header = header_at(self.residue, self.start).ok_or(Misfit::Small)?;
+        let bins = self.header.checked_add(HEADER_BYTES).ok_or(Misfit::Small)?;
+        // Granules end at the last boundary before `end`; each needs its bytes and one of map.
+        let last = (self.end + self.residue) / align * align;
+        let last = last.saturating_sub(self.residue);
+        let at_most = (last.saturating_sub(bins) / (align + 1)) as u64;
+        if at_most > GRANULES_MAX {
+            let needed = (align as u64 * (at_most / GRANULES_MAX + 1)).next_power_of_two();
+            return Err(Misfit::Large(needed));
+        }
+        self.bin_log2 = bin_log2(at_most as u32);
+        self.bin_count = bin_of((at_most as u32).max(1), self.bin_log2) + 1;
+        self.map = bins + self.bins_bytes();
+        let granules = last.saturating_sub(self.map) / (align + 1);
+        if granules == 0 {
+            return Err(Misfit::Small);
+        }
+        self.granules = granules as u32;
+        self.first = last - granules * align;
+        Ok(self)
+    }
+
+    /// Bytes of the bins: a bitmap, then a word for each.
+    fn bins_bytes(&self) -> usize {
+        self.bitmap_words() as usize * 8 + (self.bin_count as usize * 4).next_multiple_of(8)
+    }
+
+    /// How many words of 64 bits the bins' bitmap has.
+    pub fn bitmap_words(&self) -> u32 {
+        self.bin_count.div_ceil(64)
+    }
+
+    /// Offset of the bins' bitmap.
+    pub fn bitmap(&self) -> usize {
+        self.header + HEADER_BYTES
+    }
+
+    /// Offset of the first bin.
+    pub fn bins(&self) -> usize {
+        self.bitmap() + self.bitmap_words() as usize * 8
+    }
+
+    /// The bin of blocks of this many granules.
+    pub fn bin_of(&self, size: u32) -> u32 {
+        bin_of(size, self.bin_log2)
+    }
+
+    /// Bytes of a granule.
+    pub fn align(&self) -> usize {
+        1 << self.align_log2
+    }
+
+    /// Whether one of the flags of [`options`] is set.
+    pub fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Offset of a granule.
+    pub fn offset(&self, granule: u32) -> usize {
+        self.first + ((granule as usize) << self.align_log2)
+    }
+
+    /// Bytes of this many granules.
+    pub fn bytes(&self, granules: u32) -> usize {
+        (granules as usize) << self.align_log2
+    }
+
+    /// Granules that hold this many bytes; None if no block could.
+    pub fn granules_for(&self, bytes: usize) -> Option<u32> {
+        let granules = bytes.div_ceil(self.align());
+        u32::try_from(granules).ok().filter(|&granules| granules <= self.granules)
+    }
+
+    /// Offset of a word of the header.
+    pub fn word(&self, offset: usize) -> usize {
+        self.header + offset
+    }
+
+    /// The least buffer that holds one granule at any residue, with this start.
+    fn least_len(&self) -> usize {
+        let align = self.align();
+        let fits = |end: usize, residue: usize| Geometry { end, residue, ..*self }.complete().is_ok();
+        // The worst residues leave most behind the last granule; eight of them in a row meet
+        // every distance of the header to its word.
+        let fits_anywhere = |len: usize| {
+            let residues = align.min(ADDRESS_ALIGN_MAX);
+            let worst = align.wrapping_sub(1).wrapping_sub(len) % align;
+            (0..8).all(|k| {
+                let residue = worst.wrapping_sub(k) % align;
+                fits(len, if residue < residues { residue } else { residues - 1 - k })
+            })
+        };
+        // One granule, its byte of the map, what alignment may cost, and the fewest bins. More is
+        // never worse, so the least is found by halving.
+        let mut too_short = self.start.saturating_add(HEADER_BYTES);
+        let mut enough = too_short.saturating_add(2 * align + 256);
+        if enough > isize::MAX as usize || !fits_anywhere(enough) {
+            return usize::MAX;
+        }
+        while enough - too_short > 1 {
+            let len = too_short + (enough - too_short) / 2;
+            *(if fits_anywhere(len) { &mut enough } else { &mut too_short }) = len;
+        }
+        enough
+    }
+
+    /// Writes the part of the header that never changes, but for the magic.
+    pub fn write(&self, region: &Region, id: u64) {
+        let at = |offset| self.word(offset);
+        region.store32(at(VERSION_AT), VERSION);
+        region.store32(at(MACHINE_AT), MACHINE);
+        region.store64(at(ID_AT), id);
+        region.store64(at(START_AT), self.start as u64);
+        region.store64(at(END_AT), self.end as u64);
+        region.store64(at(MIN_SPLIT_AT), self.min_split as u64);
+        region.store32(at(FLAGS_AT), self.flags);
+        region.store32(at(MAX_THREADS_AT), self.max_threads);
+        region.store32(at(RESIDUE_AT), self.residue as u32);
+        region.store32(at(ALIGN_LOG2_AT), self.align_log2);
+        region.store64(at(CHECKSUM_AT), checksum(region, self.header));
+    }
+
+    /// Whether the header still says what this geometry was made from.
+    pub fn still_written(&self, region: &Region) -> bool {
+        read_header(region, self.header).is_ok_and(|header| header.geometry == *self)
+    }
+}
+
+/// Why a region holds no pool.
+enum Misfit {
+    Small,
+    /// The granule that would do.
+    Large(u64),
+}
+
+/// What a header says.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// Where everything lies.
+    pub geometry: Geometry,
+    /// Which pool this is.
+    pub id: u64,
+}
+
+/// Offset of the header in a buffer that lies at `address`, were there one.
+pub fn header_at(address: usize, start: usize) -> Option<usize> {
+    start.checked_add(address.wrapping_add(start).wrapping_neg() % 8)
+}
+
+/// Finds, validates and reads the header of the pool in a buffer.
+pub fn find(region: &Region, start: usize) -> Result<Header> {
+    let header = header_at(region.address(), start)
+        .filter(|&at| at.saturating_add(HEADER_BYTES) <= region.len())
+        .ok_or(Error::NotAPool("the buffer is too short to hold one"))?;
+    match region.load64(header) {
+        MAGIC => {}
+        FORMATTING => return Err(Error::NotAPool("its init has not finished: init it again")),
+        _ if is_misplaced(region, start) => return Err(MISPLACED),
+        _ => return Err(Error::NotAPool("no header at the start of the buffer: init it first")),
+    }
+    let found = read_header(region, header)?;
+    let geometry = found.geometry;
+    let residue = region.address() % geometry.align().min(ADDRESS_ALIGN_MAX);
+    if geometry.residue != residue || geometry.header != header {
+        return Err(MISPLACED);
+    }
+    if geometry.end > region.len() {
+        let (len, needed) = (region.len() as u64, geometry.end as u64);
+        return Err(Error::Truncated { len, needed });
+    }
+    Ok(found)
+}
+
+const MISPLACED: Error = Error::Incompatible(
+    "mapped at another residue of align: map it as it was when it was made",
+);
+
+/// Whether a header lies where another residue of the mapping would put it.
+fn is_misplaced(region: &Region, start: usize) -> bool {
+    let Some(last) = region.len().checked_sub(HEADER_BYTES) else { return false };
+    let mut places = (start..start.saturating_add(8)).take_while(|&at| at <= last);
+    places.any(|at| region.load64_bytewise(at) == MAGIC)
+}
+
+/// Reads the header at an offset whose magic was seen; checks all it says against itself.
+pub fn read_header(region: &Region, header: usize) -> Result<Header> {
+    let word = |at: usize| region.load64(header + at);
+    let half = |at: usize| region.load32(header + at);
+    if half(VERSION_AT) != VERSION {
+        return Err(Error::Incompatible("made by a library with another layout version"));
+    }
+    if half(MACHINE_AT) != MACHINE {
+        return Err(Error::Incompatible("made on another architecture, pointer width or C library"));
+    }
+    let corrupted = Error::Corrupted {
+        what: "the header does not match its checksum",
+        at: header as u64,
+    };
+    if word(CHECKSUM_AT) != checksum(region, header) {
+        return Err(corrupted);
+    }
+    let geometry = (|| {
+        let options = Options {
+            start: usize::try_from(word(START_AT)).ok()?,
+            end: usize::try_from(word(END_AT)).ok()?,
+            align: 1usize.checked_shl(half(ALIGN_LOG2_AT))?,
+            min_split: usize::try_from(word(MIN_SPLIT_AT)).ok()?,
+            flags: half(FLAGS_AT),
+            max_threads: half(MAX_THREADS_AT),
+        };
+        Geometry::plan(half(RESIDUE_AT) as usize, options.end, &options).ok()
+    })();
+    let geometry = geometry.ok_or(corrupted)?;
+    Ok(Header { geometry, id: word(ID_AT) })
+}
+
+/// Whether the pool of this number is the one whose header lies here.
+pub fn names(region: &Region, header: usize, id: u64) -> bool {
+    region.load64(header) == MAGIC && region.load64(header + ID_AT) == id
+}
+
+/// Over everything between the checksum and the words that change, and the version before it.
+fn checksum(region: &Region, header: usize) -> u64 {
+    let words = [VERSION_AT].into_iter().chain((ID_AT..LOCK_OFFSET).step_by(8));
+    hash::fold(words.map(|at| region.load64(header + at)))
+}
+
+/// The least buffer length for these options, at any address; None for bad options.
+pub fn min_len(options: &Options) -> Option<usize> {
+    let least = Geometry::asked(options).ok()?.least_len();
+    (least <= isize::MAX as usize).then_some(least)
+}
+
+fn granule(options: &Options) -> Result<usize> {
+    let align = if options.align == 0 { DEFAULT } else { options.align };
+    if align.is_power_of_two() && (8..=ALIGN_MAX).contains(&align) {
+        Ok(align)
+    } else {
+        Err(Error::Argument("align must be a power of two from 8 to 65536, or 0 for 16"))
+    }
+}
+
+fn min_split(options: &Options) -> Result<usize> {
+    match options.min_split {
+        0 => Ok(DEFAULT),
+        1..=8 => Err(Error::Argument("min_split must be more than 8, or 0 for 16")),
+        bytes => Ok(bytes),
+    }
+}
+
+fn flags(options: &Options) -> Result<u32> {
+    const KNOWN: u32 =
+        options::NO_COMPACT | options::NO_SPLIT | options::ZEROED | options::NO_THREAD_CACHES;
+    const LATER: u32 = options::GUARD | options::FILL_FREED;
+    if options.flags & LATER != 0 {
+        return Err(Error::Argument("GUARD and FILL_FREED are not in this version"));
+    }
+    if options.flags & !KNOWN != 0 {
+        return Err(Error::Argument("an unknown flag"));
+    }
+    Ok(options.flags)
+}
+
+/// Finer bins where there is room for them: log2 of the bins to a doubling.
+fn bin_log2(granules: u32) -> u32 {
+    match granules {
+        0..1024 => 2,
+        1024..16_384 => 3,
+        _ => 4,
+    }
+}
+
+/// The bin of a size: one for each size up to two doublings' worth, then 2^log2 a doubling (two-level
+/// segregated fit; Masmano, Ripoll, Crespo, Real 2004), numbered in order of size.
+fn bin_of(size: u32, log2: u32) -> u32 {
+    debug_assert!(size > 0);
+    let doubling = size.max(1).ilog2().saturating_sub(log2);
+    (doubling << log2) + (size >> doubling)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_are_in_order_of_size_and_leave_no_gap() {
+        for log2 in [2, 3, 4] {
+            let mut last = 0;
+            for size in 1..20_000 {
+                let bin = bin_of(size, log2);
+                assert!(bin == last || bin == last + 1, "size {size}");
+                last = bin;
+            }
+            assert!(bin_of(u32::MAX, log2) > last);
+        }
+    }
+
+    #[test]
+    fn nothing_overlaps_and_all_is_aligned() {
+        for align in [8, 16, 64, 4096, 65_536] {
+            for residue in [0, 1, 7, 8, 15, 63, 4095] {
+                for len in (0..2000).step_by(3).chain((3..40).map(|k| k * 65_521)) {
+                    for start in [0, 5, 333] {
+                        let options = Options { start, align, ..Options::default() };
+                        let Ok(g) = Geometry::plan(residue, len, &options) else { continue };
+                        assert!(g.start <= g.header && g.header < g.start + 8);
+                        assert_eq!((residue + g.header) % 8, 0);
+                        assert!(g.bins() + g.bin_count as usize * 4 <= g.map);
+                        assert!(g.bin_of(g.granules) < g.bin_count);
+                        assert!(g.map + g.granules as usize <= g.first);
+                        assert!(g.offset(g.granules) <= g.end);
+                        assert!(g.end - g.offset(g.granules) < align, "nothing wasted behind");
+                        assert_eq!((g.residue + g.first) % align, 0);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_least_length_is_enough_everywhere_and_one_less_is_not() {
+        for align in [0, 8, 16, 32, 128, 1024, 4096, 16_384, 65_536] {
+            for start in [0, 1, 4, 100] {
+                let options = Options { start, align, ..Options::default() };
+                let len = min_len(&options).unwrap();
+                let at = |len, residue| Geometry::plan(residue, len, &options).is_ok();
+                assert!((0..4096).all(|residue| at(len, residue)), "align {align} start {start}");
+                assert!(!(0..4096).all(|residue| at(len - 1, residue)), "align {align}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_pool_can_be_is_refused() {
+        let plan = |options: &Options| Geometry::plan(0, 1 << 20, options);
+        for align in [1, 2, 4, 12, 24, 131_072, usize::MAX] {
+            assert!(plan(&Options { align, ..Options::default() }).is_err());
+        }
+        for min_split in 1..=8 {
+            assert!(plan(&Options { min_split, ..Options::default() }).is_err());
+        }
+        for start in [1 << 20, usize::MAX, usize::MAX - 7, (1 << 20) - 100] {
+            assert!(plan(&Options { start, ..Options::default() }).is_err());
+        }
+        let huge = Geometry::plan(0, 1 << 40, &Options::default());
+        assert_eq!(huge, Err(Error::TooLarge { align: 16, needed: 256 }));
+        assert!(Geometry::plan(0, 1 << 40, &Options { align: 256, ..Options::default() }).is_ok());
+    }
+}

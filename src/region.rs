@@ -1,0 +1,203 @@
+//! The buffer, by offset: every load and store is checked against the private copy of its length,
+//! and is atomic, because other threads and processes may look at the same bytes.
+//!
+//! An access that would leave the buffer reads zero and writes nothing. Nothing above asks for
+//! one (debug builds assert it); but should a number from a damaged buffer ever slip through,
+//! it still cannot reach beyond.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8, Ordering::Relaxed};
+
+/// A buffer that somebody else owns. Offsets count from its first byte.
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the bytes are shared by design; all access below is atomic, but for the contents of
+// blocks, which belong to one caller at a time.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// # Safety
+    /// The `len` bytes from `base` stay mapped as long as the region or a copy of it is used, and
+    /// readable; also writable unless only `load` functions are called.
+    pub unsafe fn new(base: NonNull<u8>, len: usize) -> Region {
+        Region { base, len }
+    }
+
+    /// Where the buffer lies in this process.
+    pub fn address(&self) -> usize {
+        self.base.as_ptr() as usize
+    }
+
+    /// The buffer's length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address of the byte at an offset; None outside.
+    pub fn pointer(&self, at: usize) -> Option<NonNull<u8>> {
+        // SAFETY: at < len, and base..base + len is one mapped object.
+        (at < self.len).then(|| unsafe { self.base.add(at) })
+    }
+
+    /// A typed look at an offset; None outside or when misaligned by address.
+    fn cell<T>(&self, at: usize) -> Option<&T> {
+        let fits = at <= self.len && size_of::<T>() <= self.len - at;
+        if !fits || (self.address() + at) % align_of::<T>() != 0 {
+            debug_assert!(false, "access at {at} of {} bytes", self.len);
+            return None;
+        }
+        // SAFETY: inside the buffer and aligned; T is one of the atomics named below, any bytes
+        // are a value of it, and the shared reference allows others to write.
+        Some(unsafe { self.base.add(at).cast::<T>().as_ref() })
+    }
+
+    /// One byte.
+    pub fn load8(&self, at: usize) -> u8 {
+        self.cell::<AtomicU8>(at).map_or(0, |cell| cell.load(Relaxed))
+    }
+
+    /// One byte.
+    pub fn store8(&self, at: usize, value: u8) {
+        if let Some(cell) = self.cell::<AtomicU8>(at) {
+            cell.store(value, Relaxed);
+        }
+    }
+
+    /// Four aligned bytes.
+    pub fn load32(&self, at: usize) -> u32 {
+        self.word32(at).map_or(0, |cell| cell.load(Relaxed))
+    }
+
+    /// Four aligned bytes.
+    pub fn store32(&self, at: usize, value: u32) {
+        if let Some(cell) = self.word32(at) {
+            cell.store(value, Relaxed);
+        }
+    }
+
+    /// Eight aligned bytes.
+    pub fn load64(&self, at: usize) -> u64 {
+        self.word64(at).map_or(0, |cell| cell.load(Relaxed))
+    }
+
+    /// Eight aligned bytes.
+    pub fn store64(&self, at: usize, value: u64) {
+        if let Some(cell) = self.word64(at) {
+            cell.store(value, Relaxed);
+        }
+    }
+
+    /// The atomic word itself, for a lock.
+    pub fn word32(&self, at: usize) -> Option<&AtomicU32> {
+        self.cell(at)
+    }
+
+    /// The atomic word itself, for a counter, or a flag that publishes others.
+    pub fn word64(&self, at: usize) -> Option<&AtomicU64> {
+        self.cell(at)
+    }
+
+    /// Eight bytes at any address, one by one: not one event.
+    pub fn load64_bytewise(&self, at: usize) -> u64 {
+        u64::from_le_bytes(core::array::from_fn(|i| self.load8(at + i)))
+    }
+
+    /// Sets `[at, at + len)` to zero with atomic stores, eight bytes at a time where it can.
+    pub fn clear(&self, at: usize, len: usize) {
+        let end = at + len;
+        let mut at = at;
+        while at < end && (self.address() + at) % 8 != 0 {
+            self.store8(at, 0);
+            at += 1;
+        }
+        while end - at >= 8 {
+            self.store64(at, 0);
+            at += 8;
+        }
+        while at < end {
+            self.store8(at, 0);
+            at += 1;
+        }
+    }
+
+    /// Offset of the first byte of `[at, end)` with one of the bits of `mask` set; whole words at
+    /// a time where none is.
+    pub fn find_bits(&self, mask: u8, at: usize, end: usize) -> Option<usize> {
+        let masks = u64::from_ne_bytes([mask; 8]);
+        let mut at = at;
+        while at < end {
+            let whole = (self.address() + at) % 8 == 0 && end - at >= 8;
+            if whole && self.load64(at) & masks == 0 {
+                at += 8;
+            } else if self.load8(at) & mask != 0 {
+                return Some(at);
+            } else {
+                at += 1;
+            }
+        }
+        None
+    }
+
+    /// Sets the contents of a block that the caller is about to own.
+    pub fn fill(&self, at: usize, len: usize, byte: u8) {
+        if at <= self.len && len <= self.len - at {
+            // SAFETY: inside the buffer; a block is written by nobody else before it is delivered.
+            unsafe { self.base.add(at).write_bytes(byte, len) };
+        } else {
+            debug_assert!(false, "fill at {at} of {} bytes", self.len);
+        }
+    }
+
+    /// Copies the contents of one block to another.
+    pub fn copy(&self, from: usize, to: usize, len: usize) {
+        let fits = |at: usize| at <= self.len && len <= self.len - at;
+        if fits(from) && fits(to) {
+            // SAFETY: both inside the buffer; `copy` allows them to overlap.
+            unsafe { self.base.add(to).copy_from(self.base.add(from), len) };
+        } else {
+            debug_assert!(false, "copy {from} to {to} of {} bytes", self.len);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A region for tests of modules that forbid unsafe code; the bytes must outlive it.
+    pub(crate) fn region(base: NonNull<u8>, len: usize) -> Region {
+        // SAFETY: tests only, and each keeps its bytes alive.
+        unsafe { Region::new(base, len) }
+    }
+
+    #[test]
+    fn bits_are_found_at_every_place() {
+        let mut bytes = [0u64; 8];
+        let region = region(NonNull::from(&mut bytes).cast(), 61);
+        for at in 0..61 {
+            region.store8(at, 0x40);
+            for from in 0..61 {
+                let expected = (from <= at).then_some(at);
+                assert_eq!(region.find_bits(0xc0, from, 61), expected);
+                assert_eq!(region.find_bits(0x3f, from, 61), None);
+            }
+            region.clear(at, 1);
+        }
+    }
+
+    #[test]
+    #[cfg_attr(debug_assertions, should_panic(expected = "access at 16 of 16"))]
+    fn beyond_the_end_reads_zero_and_writes_nothing() {
+        let mut bytes = [7u64; 3];
+        let region = region(NonNull::from(&mut bytes).cast(), 16);
+        region.store64(16, 1);
+        assert_eq!(region.load64(16), 0);
+        assert_eq!(bytes[2], 7);
+    }
+}

@@ -1,0 +1,245 @@
+//! Who this thread is, across forks; what the kernel must know before it takes a lock; and
+//! whether another thread lives.
+
+use super::futex::errno;
+use super::host;
+use core::cell::Cell;
+use core::ptr;
+use core::sync::atomic::{compiler_fence, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+
+/// The bits of a futex word that name a thread (linux/futex.h: FUTEX_TID_MASK).
+pub const TID_MASK: u32 = 0x3fff_ffff;
+
+/// The kernel's struct robust_list_head (linux/futex.h); it lives in the C library's thread
+/// descriptor, and the kernel looks at it when the thread dies.
+#[repr(C)]
+struct RobustList {
+    next: usize,
+    futex_offset: isize,
+    pending: usize,
+}
+
+/// The calling thread.
+#[derive(Clone, Copy)]
+pub struct Me {
+    /// Its number, as the kernel writes it into futex words.
+    pub tid: u32,
+    /// Another value in each process: a forked child sees that it is one.
+    pub generation: u64,
+    robust: *mut RobustList,
+}
+
+struct Local {
+    tid: Cell<u32>,
+    generation: Cell<u64>,
+    robust: Cell<*mut RobustList>,
+    holding: Cell<usize>,
+}
+
+thread_local! {
+    // Const and without Drop: no destructor is registered, nothing is allocated.
+    static LOCAL: Local = const {
+        Local {
+            tid: Cell::new(0),
+            generation: Cell::new(0),
+            robust: Cell::new(ptr::null_mut()),
+            holding: Cell::new(0),
+        }
+    };
+}
+
+/// The calling thread; two loads but for its first call in each process.
+pub fn me() -> Me {
+    let generation = generation();
+    LOCAL.with(|local| {
+        if local.generation.get() != generation {
+            local.tid.set(gettid());
+            local.robust.set(robust_list());
+            local.holding.set(0);
+            local.generation.set(generation);
+        }
+        Me {
+            tid: local.tid.get(),
+            generation,
+            robust: local.robust.get(),
+        }
+    })
+}
+
+impl Me {
+    /// Says that this thread is about to hold the lock at `word`. None if it does already: the
+    /// call comes from a signal handler that interrupted another call.
+    pub fn hold(&self, word: &AtomicU32) -> Option<Holding> {
+        LOCAL.with(|local| {
+            if local.holding.get() == word.as_ptr() as usize {
+                return None;
+            }
+            let outer = local.holding.replace(word.as_ptr() as usize);
+            Some(Holding { outer })
+        })
+    }
+
+    /// Tells the kernel which word to look at should this thread die: if the word then names the
+    /// thread, its owner-died bit is set and a sleeper woken; if it names nobody, a sleeper is
+    /// woken. Nothing of this is stored in the buffer. Without a robust list (a C library that
+    /// registers none) this does nothing, and the dead are found by [`exists`].
+    pub fn announce(&self, word: &AtomicU32) -> Announcement {
+        let robust = self.robust;
+        if robust.is_null() {
+            return Announcement { robust, outer: 0 };
+        }
+        // SAFETY: the kernel gave this address for this thread; it is part of the thread's
+        // descriptor, which lives as long as the thread runs. Volatile, between compiler fences,
+        // because the kernel reads it behind the compiler's back.
+        unsafe {
+            let offset = ptr::addr_of!((*robust).futex_offset).read_volatile();
+            let pending = ptr::addr_of_mut!((*robust).pending);
+            let outer = pending.read_volatile();
+            pending.write_volatile((word.as_ptr() as usize).wrapping_sub(offset as usize));
+            compiler_fence(SeqCst);
+            Announcement { robust, outer }
+        }
+    }
+}
+
+/// While it lives, the thread counts as holding a word.
+pub struct Holding {
+    outer: usize,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        LOCAL.with(|local| local.holding.set(self.outer));
+    }
+}
+
+/// While it lives, the kernel watches over a word.
+pub struct Announcement {
+    robust: *mut RobustList,
+    outer: usize,
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        compiler_fence(SeqCst);
+        if !self.robust.is_null() {
+            // SAFETY: as in `announce`; an announcement never leaves the thread that made it.
+            unsafe { ptr::addr_of_mut!((*self.robust).pending).write_volatile(self.outer) };
+        }
+    }
+}
+
+fn gettid() -> u32 {
+    // SAFETY: takes and touches nothing.
+    unsafe { libc::syscall(libc::SYS_gettid) as u32 & TID_MASK }
+}
+
+fn robust_list() -> *mut RobustList {
+    let mut head: *mut RobustList = ptr::null_mut();
+    let mut len: usize = 0;
+    // SAFETY: both out-pointers are valid; 0 means the calling thread.
+    let answer = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &mut head, &mut len) };
+    if answer == 0 && len == size_of::<RobustList>() {
+        head
+    } else {
+        ptr::null_mut()
+    }
+}
+
+/// A page that a fork wipes: it holds the generation, and a child finds 0 there.
+static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// The last generation given out; a child inherits it and counts on.
+static LAST: AtomicU64 = AtomicU64::new(0);
+/// Stands in PAGE where the kernel wipes no pages: the process number serves then.
+static NO_PAGE: AtomicU64 = AtomicU64::new(0);
+
+fn generation() -> u64 {
+    let mut page = PAGE.load(Acquire);
+    if page.is_null() {
+        page = make_page();
+    }
+    if ptr::eq(page, &NO_PAGE) {
+        // SAFETY: takes and touches nothing.
+        return unsafe { libc::getpid() } as u64;
+    }
+    // SAFETY: made once by `make_page`, never unmapped.
+    let cell = unsafe { &*page };
+    match cell.load(Relaxed) {
+        0 => {
+            let next = LAST.fetch_add(1, Relaxed) + 1;
+            match cell.compare_exchange(0, next, Relaxed, Relaxed) {
+                Ok(_) => next,
+                Err(other) => other,
+            }
+        }
+        generation => generation,
+    }
+}
+
+#[cold]
+fn make_page() -> *mut AtomicU64 {
+    let made = host::wiped_page().map_or(ptr::addr_of!(NO_PAGE) as *mut AtomicU64, |page| {
+        page.as_ptr() as *mut AtomicU64
+    });
+    match PAGE.compare_exchange(ptr::null_mut(), made, AcqRel, Acquire) {
+        Ok(_) => made,
+        Err(first) => {
+            if !ptr::eq(made, &NO_PAGE) {
+                host::unmap_page(made as *mut u8);
+            }
+            first
+        }
+    }
+}
+
+/// Whether a thread of this number exists as far as this process can see.
+pub fn exists(tid: u32) -> bool {
+    // SAFETY: signal 0 is sent to nobody, it only asks.
+    let answer = unsafe { libc::syscall(libc::SYS_tkill, tid as libc::c_long, 0) };
+    answer == 0 || errno() != libc::ESRCH
+}
+
+/// Whether a thread of this number belongs to this process.
+pub fn is_of_this_process(tid: u32) -> bool {
+    // SAFETY: signal 0 is sent to nobody, it only asks.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_tgkill,
+            libc::getpid() as libc::c_long,
+            tid as libc::c_long,
+            0,
+        )
+    };
+    answer == 0
+}
+
+/// What a living thread is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Stopped by a signal or a debugger: it will go on when it is let.
+    Stopped,
+    /// Asleep of its own will, which nobody is inside a critical section.
+    Asleep,
+    /// Running, waiting for a page, or not to be known.
+    Busy,
+}
+
+/// What the thread is doing, by /proc/TID/stat.
+pub fn state(tid: u32) -> State {
+    let mut path = host::Path::new();
+    path.push(b"/proc/");
+    path.push_number(tid);
+    path.push(b"/stat");
+    let mut text = [0u8; 256];
+    let len = host::read_file(&path, &mut text);
+    // "TID (name) S ...": the name may hold anything, so look for the last parenthesis.
+    let letter = text[..len]
+        .iter()
+        .rposition(|&byte| byte == b')')
+        .and_then(|at| text[..len].get(at + 2));
+    match letter {
+        Some(b'T' | b't') => State::Stopped,
+        Some(b'S') => State::Asleep,
+        _ => State::Busy,
+    }
+}

@@ -1,0 +1,12 @@
+//! What the tests share: the C face as methods, memory with traps around it, and children that
+//! can crash or hang without taking the run with them.
+#![allow(dead_code)] // each test binary uses its own part
+
+pub mod child;
+pub mod handle;
+pub mod memory;
+pub mod random;
+
+pub use handle::{options, Handle, Options};
+pub use memory::Memory;
+pub use random::Random;

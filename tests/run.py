@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Runs every test and ends in one line, `N passed, N failed, N skipped`. `make test` calls it; Python 3.9 will do.
+
+Each runner's own report is counted; one that fails without saying what failed counts as one failure, and so does one
+that says nothing at all. The exit status is 0 only if nothing failed (and, if CI=true, nothing was skipped).
+
+With --soak the randomised and the timed tests go on for far longer; SOAK_SECONDS sets how long each timed one takes.
+"""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import venv
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
+REPORT = TARGET / "pytest.xml"
+
+# A test that hangs must not hang the run: no runner takes nearly as long.
+LIMIT_S = 1200
+
+
+@dataclass
+class Count:
+    passed: int = 0
+    failed: int = 0
+    skipped: list = field(default_factory=list)  # "name: cause"
+
+
+@dataclass
+class Runner:
+    name: str
+    command: list
+    count: Callable  # from the lines it printed
+
+
+def count_cargo(lines):
+    """Adds up what libtest says, program by program; the ABI test is a program that counts its comparisons itself."""
+    count = Count()
+    for line in lines:
+        if result := re.match(r"test result: \w+\. (\d+) passed; (\d+) failed;", line):
+            count.passed += int(result[1])
+            count.failed += int(result[2])
+        elif re.match(r"PASSED \d+ tests$", line):
+            count.passed += 1
+        elif result := re.match(r"test (.+) \.\.\. ignored(?:, (.+))?$", line):
+            count.skipped.append(f"{result[1]}: {result[2] or 'NO CAUSE GIVEN'}")
+    return count
+
+
+def count_pytest(_lines):
+    """Reads the report pytest was asked to write."""
+    count = Count()
+    for case in ElementTree.parse(REPORT).iter("testcase"):
+        skip = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            count.failed += 1
+        elif skip is not None:
+            count.skipped.append(f"{case.get('name')}: {skip.get('message')}")
+        else:
+            count.passed += 1
+    return count
+
+
+def pytest(*folders):
+    options = ["-q", "--color=no", "-p", "no:cacheprovider", f"--junitxml={REPORT}"]
+    return [str(VENV / "bin" / "python"), "-m", "pytest", *options, *folders]
+
+
+def runners():
+    cargo = ["cargo", "test", "--locked", "--no-fail-fast"]
+    return [
+        # With debug assertions and overflow checks; then as it ships, with the C programs.
+        Runner("the library, debug", [*cargo, "--package", "mempool"], count_cargo),
+        Runner("the library and C programs, release", [*cargo, "--release", "--workspace"], count_cargo),
+        Runner("Python", pytest("python/tests"), count_pytest),
+        Runner("consumers, the README's code", pytest("tests/consumers", "tests/readme"), count_pytest),
+    ]
+
+
+def environment(soak):
+    """What the tests run in: the virtual environment's tools first, and nothing of make's own."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
+    env.pop("CARGO_BUILD_TARGET", None)  # the libraries are looked for where the host's lie
+    env.pop("PYTHONHOME", None)
+    env.update(
+        PATH=f"{VENV / 'bin'}{os.pathsep}{env['PATH']}",
+        VIRTUAL_ENV=str(VENV),
+        CARGO_TARGET_DIR=str(TARGET),
+        CARGO_TERM_COLOR="never",
+        MEMPOOL_LIBRARY=str(TARGET / "release" / "libmempool.so"),
+        PYTHONDONTWRITEBYTECODE="1",
+    )
+    if soak:
+        env.update(MEMPOOL_TEST_SECONDS=os.environ.get("SOAK_SECONDS", "60"), PROPTEST_CASES="20000")
+    return env
+
+
+def execute(command, env, limit_s):
+    """Runs a command, shows what it prints as it comes, and returns (exit status, lines)."""
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that it can be ended with all its children
+        )
+    except OSError as error:
+        print(f"--- {command[0]}: {error}", flush=True)
+        return 127, []
+
+    def end():
+        print(f"--- ended: it ran for longer than {limit_s} s", flush=True)
+        os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(limit_s, end)
+    timer.start()
+    lines = []
+    try:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip("\n"))
+        return process.wait(), lines
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    finally:
+        timer.cancel()
+
+
+def run(runner, env, limit_s):
+    REPORT.unlink(missing_ok=True)
+    status, lines = execute(runner.command, env, limit_s)
+    try:
+        count = runner.count(lines)
+    except (OSError, ElementTree.ParseError):
+        count = Count()
+    silent = not (count.passed or count.failed or count.skipped)
+    if silent or (status != 0 and not count.failed):
+        print(f"--- {runner.name}: exit status {status}, and no failed test named")
+        count.failed += 1
+    return count
+
+
+def fill_venv():
+    """Fills ./.venv with what requirements.txt pins, unless it holds just that."""
+    wanted = (ROOT / "tests" / "requirements.txt").read_text()
+    stamp = VENV / "requirements.txt"
+    python = VENV / "bin" / "python"
+    try:
+        if stamp.read_text() == wanted and subprocess.call([python, "-c", ""]) == 0:
+            return
+    except OSError:
+        pass  # not there, or left behind by a Python that is gone
+    try:
+        venv.create(VENV, clear=True, with_pip=True)
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, "-r", ROOT / "tests" / "requirements.txt"], stdin=subprocess.DEVNULL, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"--- no virtual environment: {error}")
+        return
+    stamp.write_text(wanted)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description="Runs every test.")
+    arguments.add_argument("--soak", action="store_true", help="the randomised and timed tests, for far longer")
+    soak = arguments.parse_args().soak
+
+    TARGET.mkdir(parents=True, exist_ok=True)
+    table = []
+    total = Count()
+    env = environment(soak)
+    limit_s = LIMIT_S * (100 if soak else 1)
+
+    # If one of these can't be had, the runners that need it fail and say so.
+    print("=== preparing", flush=True)
+    fill_venv()
+    execute(["cargo", "build", "--locked", "--release", "--lib"], env, limit_s)
+    for runner in runners()[: 2 if soak else None]:
+        print(f"\n=== {runner.name}", flush=True)
+        began = time.monotonic()
+        count = run(runner, env, limit_s)
+        table.append((runner.name, count, time.monotonic() - began))
+        total.passed += count.passed
+        total.failed += count.failed
+        total.skipped += count.skipped
+
+    width = max(len(name) for name, _, _ in table)
+    print(f"\n{'':{width}}  passed  failed  skipped  seconds")
+    for name, count, seconds in table:
+        print(f"{name:{width}}  {count.passed:6}  {count.failed:6}  {len(count.skipped):7}  {seconds:7.0f}")
+    for skip in total.skipped:
+        print(f"skipped: {skip}")
+    print(f"{total.passed} passed, {total.failed} failed, {len(total.skipped)} skipped", flush=True)
+    return 1 if total.failed or (total.skipped and os.environ.get("CI") == "true") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+//! What the shared library shows to linkers: its soname, the functions of the header, nothing
+//! else.
+//!
+//! Needs `nm` and `readelf` (binutils).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The shared library as it is shipped: built with the release profile, whatever profile the
+/// tests have, and with no flags of the environment.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        // A folder of its own: the running `cargo test` may have locked the usual one.
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shipped");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--release", "--lib", "--locked", "--offline", "--target-dir"]);
+        cargo.arg(&target).current_dir(env!("CARGO_MANIFEST_DIR"));
+        for flags in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+            cargo.env_remove(flags);
+        }
+        let output = cargo.output().expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        target.join("release/libmempool.so")
+    })
+}
+
+/// What a tool prints about the library.
+fn ask(tool: &str, arguments: &[&str]) -> String {
+    let output = Command::new(tool).args(arguments).arg(library()).output();
+    let output = output.unwrap_or_else(|error| panic!("{tool} (binutils): {error}"));
+    assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn exactly_the_listed_functions_are_exported() {
+    let listing = ask("nm", &["-D", "--defined-only", "--format=posix"]);
+    // Each line: name, kind, value, size.
+    let mut exported: Vec<_> = listing
+        .lines()
+        .map(|line| {
+            let mut words = line.split(' ');
+            (words.next().unwrap_or(""), words.next().unwrap_or(""))
+        })
+        .collect();
+    exported.sort_unstable();
+    let listed: Vec<_> = include_str!("symbols.txt").lines().map(|name| (name, "T")).collect();
+    assert_eq!(exported, listed, "tests/symbols.txt is what the library promises to export");
+}
+
+#[test]
+fn the_soname_holds_what_may_break_the_abi() {
+    let name = match (env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR")) {
+        ("0", minor) => format!("libmempool.so.0.{minor}"),
+        (major, _) => format!("libmempool.so.{major}"),
+    };
+    let dynamic = ask("readelf", &["-dW"]);
+    let soname = dynamic.lines().find(|line| line.contains("(SONAME)")).expect("a soname");
+    assert!(soname.ends_with(&format!("[{name}]")), "{soname}");
+}
+
+/// No panic can unwind out of the library, for nothing in it can start to unwind.
+#[test]
+fn nothing_in_the_library_unwinds() {
+    let imported = ask("nm", &["-D", "--undefined-only", "--format=posix"]);
+    assert!(imported.contains("\nmemcpy") || imported.contains("\nmemset"), "{imported}");
+    for starts in ["_Unwind_RaiseException", "_Unwind_ForcedUnwind", "_Unwind_Resume"] {
+        assert!(!imported.contains(starts), "{starts} is imported");
+    }
+}
