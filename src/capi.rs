@@ -155,7 +155,11 @@ impl Write for Line<'_> {
         }
         self.text[self.len..self.len + n].copy_from_slice(&s.as_bytes()[..n]);
         self.len += n;
-        if n == s.len() { Ok(()) } else { Err(fmt::Error) }
+        if n == s.len() {
+            Ok(())
+        } else {
+            Err(fmt::Error)
+        }
     }
 }
 
@@ -181,20 +185,32 @@ unsafe fn handle<'a>(pool: *const mempool_t) -> Result<&'a Pool> {
 ///
 /// # Safety
 /// `out` is NULL or valid for a write.
-unsafe fn give_handle(
-    out: *mut *mut mempool_t,
-    make: impl FnOnce() -> Result<Pool>,
-) -> Result<()> {
-    // SAFETY: the caller's promise.
-    let out = unsafe { out.as_mut() }.ok_or(Error::Argument("out is NULL"))?;
-    *out = null_mut();
+unsafe fn give_handle(out: *mut *mut mempool_t, make: impl FnOnce() -> Result<Pool>) -> Result<()> {
+    if out.is_null() {
+        return Err(Error::Argument("out is NULL"));
+    }
+    // SAFETY: not NULL, so valid for a write.
+    unsafe { out.write(null_mut()) };
     // Room first: a pool once formatted must not fail for want of a handle. A Vec, unlike a Box,
     // can say that there is none.
     let mut room = Vec::new();
     room.try_reserve_exact(1).map_err(|_| Error::NoHandle)?;
     room.push(make()?);
-    *out = Box::into_raw(room.into_boxed_slice()).cast();
+    let handle = Box::into_raw(room.into_boxed_slice());
+    // SAFETY: as above.
+    unsafe { out.write(handle.cast()) };
     Ok(())
+}
+
+/// Writes a result where the caller wants it, if anywhere.
+///
+/// # Safety
+/// `to` is NULL or valid for a write.
+unsafe fn store<T>(to: *mut T, value: T) {
+    if !to.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { to.write(value) };
+    }
 }
 
 /// The end of what [`give_handle`] began.
@@ -268,9 +284,11 @@ unsafe fn read_options(given: *const mempool_options_t) -> Result<Options> {
 /// # Safety
 /// `out` is NULL or valid for a read of its struct_size.
 unsafe fn stats_size(out: *const mempool_stats_t) -> Result<usize> {
-    // SAFETY: the caller's promise.
-    let out = unsafe { out.as_ref() }.ok_or(Error::Argument("the mempool_stats_t is NULL"))?;
-    known_size(out.struct_size, STATS_SIZE_0_1, size_of::<mempool_stats>())
+    if out.is_null() {
+        return Err(Error::Argument("the mempool_stats_t is NULL"));
+    }
+    // SAFETY: not NULL, so its struct_size can be read; the rest need not be anything yet.
+    known_size(unsafe { (*out).struct_size }, STATS_SIZE_0_1, size_of::<mempool_stats>())
 }
 
 /// Fills a caller's stats, of whichever version; what we don't know becomes zero.
@@ -347,9 +365,7 @@ pub unsafe extern "C" fn mempool_init(
 ) -> mempool_status_t {
     // SAFETY: the pointers are the caller's to answer for; the buffer outlives the handle.
     status("mempool_init", unsafe {
-        give_handle(out, || {
-            Pool::init(buffer.cast(), len, &read_options(options)?)
-        })
+        give_handle(out, || Pool::init(buffer.cast(), len, &read_options(options)?))
     })
 }
 
@@ -374,9 +390,7 @@ pub unsafe extern "C" fn mempool_attach(
 ) -> mempool_status_t {
     // SAFETY: the pointers are the caller's to answer for; the buffer outlives the handle.
     status("mempool_attach", unsafe {
-        give_handle(out, || {
-            Pool::attach(buffer.cast(), len, read_options(options)?.start)
-        })
+        give_handle(out, || Pool::attach(buffer.cast(), len, read_options(options)?.start))
     })
 }
 
@@ -411,9 +425,7 @@ pub unsafe extern "C" fn mempool_open(
         })
     };
     // SAFETY: NULL or the caller's to write.
-    if let Some(created) = unsafe { created.as_mut() } {
-        *created = made;
-    }
+    unsafe { store(created, made) };
     status("mempool_open", result)
 }
 
@@ -465,9 +477,7 @@ pub unsafe extern "C" fn mempool_free(
     block: *mut c_void,
 ) -> mempool_status_t {
     // SAFETY: NULL or a handle; of a live block the caller says that nobody uses it any more.
-    status("mempool_free", unsafe {
-        handle(pool).and_then(|pool| pool.free(block.cast()))
-    })
+    status("mempool_free", unsafe { handle(pool).and_then(|pool| pool.free(block.cast())) })
 }
 
 /// Frees a block of a size that the caller knows, and refuses it if the block cannot have been
@@ -489,6 +499,7 @@ pub unsafe extern "C" fn mempool_free_sized(
     })
 }
 
+/// cbindgen:postfix=MEMPOOL_BLOCK(2)
 /// Allocates a block of at least `size` bytes, whose content is not defined.
 ///
 /// Blocks are aligned by address to the pool's align, or to 4096 if that is less; a larger align
@@ -498,20 +509,19 @@ pub unsafe extern "C" fn mempool_free_sized(
 /// - Threads: any, at any time.
 /// - Cost: O(1); not so a failing call, which looks at every free block that might fit, and the
 ///   first use of memory, whose map entries are cleared once.
-/// cbindgen:postfix=MEMPOOL_BLOCK(2)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_malloc(pool: *mut mempool_t, size: usize) -> *mut c_void {
     // SAFETY: NULL or a handle.
     block("mempool_malloc", unsafe { handle(pool) }.and_then(|pool| pool.malloc(size)))
 }
 
+/// cbindgen:postfix=MEMPOOL_ARRAY(2, 3)
 /// Allocates an array of `count` elements of `size` bytes, all bytes zero.
 ///
 /// - Returns NULL with errno EINVAL: a size of 0, or pool is NULL; ENOMEM: no free run fits, or
 ///   count * size overflows.
 /// - Threads: any, at any time.
 /// - Cost: that of mempool_malloc, and of clearing the block.
-/// cbindgen:postfix=MEMPOOL_ARRAY(2, 3)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_calloc(
     pool: *mut mempool_t,
@@ -519,19 +529,16 @@ pub unsafe extern "C" fn mempool_calloc(
     size: usize,
 ) -> *mut c_void {
     // SAFETY: NULL or a handle.
-    block(
-        "mempool_calloc",
-        unsafe { handle(pool) }.and_then(|pool| pool.calloc(count, size)),
-    )
+    block("mempool_calloc", unsafe { handle(pool) }.and_then(|pool| pool.calloc(count, size)))
 }
 
+/// cbindgen:postfix=MEMPOOL_ARRAY(2, 3)
 /// Allocates an array of `count` elements of `size` bytes, every byte of them set to `fill`
 /// (converted to unsigned char, as by memset).
 ///
 /// - Returns NULL with errno as mempool_calloc.
 /// - Threads: any, at any time.
 /// - Cost: that of mempool_malloc, and of filling the block.
-/// cbindgen:postfix=MEMPOOL_ARRAY(2, 3)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_calloc_fill(
     pool: *mut mempool_t,
@@ -546,6 +553,7 @@ pub unsafe extern "C" fn mempool_calloc_fill(
     )
 }
 
+/// cbindgen:postfix=MEMPOOL_BLOCK(3)
 /// Allocates a block of at least `size` bytes that starts at a multiple of `alignment`, by
 /// address up to 4096, beyond that by offset.
 ///
@@ -556,7 +564,6 @@ pub unsafe extern "C" fn mempool_calloc_fill(
 ///   ENOMEM: no free run fits.
 /// - Threads: any, at any time.
 /// - Cost: that of mempool_malloc.
-/// cbindgen:postfix=MEMPOOL_BLOCK(3)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_aligned_alloc(
     pool: *mut mempool_t,
@@ -570,6 +577,7 @@ pub unsafe extern "C" fn mempool_aligned_alloc(
     )
 }
 
+/// cbindgen:postfix=MEMPOOL_BLOCK(3)
 /// Makes a block larger or smaller, in place if it can, else by moving it; its content up to the
 /// lesser size stays.
 ///
@@ -579,7 +587,6 @@ pub unsafe extern "C" fn mempool_aligned_alloc(
 ///   failure the block is as it was.
 /// - Threads: any, at any time; the block must not be used by others meanwhile.
 /// - Cost: O(1) in place; else that of mempool_malloc, and of copying the block.
-/// cbindgen:postfix=MEMPOOL_BLOCK(3)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_realloc(
     pool: *mut mempool_t,
@@ -592,12 +599,12 @@ pub unsafe extern "C" fn mempool_realloc(
     })
 }
 
+/// cbindgen:postfix=MEMPOOL_ARRAY(3, 4)
 /// mempool_realloc to an array of `count` elements of `size` bytes, with a check for overflow.
 ///
 /// - Returns as mempool_realloc; NULL with errno ENOMEM also if count * size overflows.
 /// - Threads: any, at any time; the block must not be used by others meanwhile.
 /// - Cost: that of mempool_realloc.
-/// cbindgen:postfix=MEMPOOL_ARRAY(3, 4)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_realloc_array(
     pool: *mut mempool_t,
@@ -640,9 +647,7 @@ pub unsafe extern "C" fn mempool_expand(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_free_all(pool: *mut mempool_t) -> mempool_status_t {
     // SAFETY: NULL or a handle; the caller says that nobody uses a block any more.
-    status("mempool_free_all", unsafe {
-        handle(pool).and_then(|pool| pool.free_all())
-    })
+    status("mempool_free_all", unsafe { handle(pool).and_then(|pool| pool.free_all()) })
 }
 
 /// How many bytes of a block can be used: what was asked for, with its rounding.
@@ -671,10 +676,7 @@ pub unsafe extern "C" fn mempool_usable_size(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_good_size(pool: *const mempool_t, size: usize) -> usize {
     // SAFETY: NULL or a handle.
-    number(
-        "mempool_good_size",
-        unsafe { handle(pool) }.map(|pool| pool.good_size(size)),
-    )
+    number("mempool_good_size", unsafe { handle(pool) }.map(|pool| pool.good_size(size)))
 }
 
 /// A pointer as an offset, which means the same in every process.
@@ -687,10 +689,7 @@ pub unsafe extern "C" fn mempool_good_size(pool: *const mempool_t, size: usize) 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_offset(pool: *const mempool_t, p: *const c_void) -> u64 {
     // SAFETY: NULL or a handle.
-    number(
-        "mempool_offset",
-        unsafe { handle(pool) }.map(|pool| pool.offset(p.cast())),
-    )
+    number("mempool_offset", unsafe { handle(pool) }.map(|pool| pool.offset(p.cast())))
 }
 
 /// An offset as a pointer in this process.
@@ -811,18 +810,17 @@ pub unsafe extern "C" fn mempool_peek(
     n: usize,
     len: *mut u64,
 ) -> mempool_status_t {
-    let peek = || {
-        // SAFETY: NULL or the caller's to write.
-        let len = unsafe { len.as_mut() }.ok_or(Error::Argument("len is NULL"))?;
-        *len = 0;
-        if prefix.is_null() || n > isize::MAX as usize {
-            return Err(Error::Argument("prefix is NULL, or n more than any memory has"));
-        }
+    let result = if len.is_null() {
+        Err(Error::Argument("len is NULL"))
+    } else if prefix.is_null() || n > isize::MAX as usize {
+        Err(Error::Argument("prefix is NULL, or n more than any memory has"))
+    } else {
         // SAFETY: n bytes are readable from prefix, which is not NULL.
-        *len = pool::peek(unsafe { slice::from_raw_parts(prefix.cast(), n) })?;
-        Ok(())
+        pool::peek(unsafe { slice::from_raw_parts(prefix.cast(), n) })
     };
-    status("mempool_peek", peek())
+    // SAFETY: NULL or the caller's to write.
+    unsafe { store(len, result.unwrap_or(0)) };
+    status("mempool_peek", result.map(drop))
 }
 
 /// Gives the calling thread's cache and the depot back to the heap, for other sizes to use.
@@ -851,9 +849,7 @@ pub unsafe extern "C" fn mempool_recover(
     // SAFETY: NULL or a handle.
     let result = unsafe { handle(pool) }.and_then(Pool::recover);
     // SAFETY: NULL or the caller's to write.
-    if let Some(recovered) = unsafe { recovered.as_mut() } {
-        *recovered = result.unwrap_or(0);
-    }
+    unsafe { store(recovered, result.unwrap_or(0)) };
     status("mempool_recover", result.map(drop))
 }
 
@@ -886,13 +882,13 @@ pub extern "C" fn mempool_last_error() -> mempool_status_t {
     last.map_or(MEMPOOL_OK, |(_, error)| error.status())
 }
 
+/// cbindgen:postfix=MEMPOOL_NEVER_NULL
 /// The calling thread's last failure in one line: which function, what, where, what to do.
 ///
 /// - Returns a string of at most 255 bytes, "" if no call has failed on this thread. It stays
 ///   valid until this thread's next failing call.
 /// - Threads: any, at any time; each has its own.
 /// - Cost: O(1).
-/// cbindgen:postfix=MEMPOOL_NEVER_NULL
 #[unsafe(no_mangle)]
 pub extern "C" fn mempool_last_message() -> *const c_char {
     LAST_FAILURE.with(|last| {
@@ -905,12 +901,12 @@ pub extern "C" fn mempool_last_message() -> *const c_char {
     })
 }
 
+/// cbindgen:postfix=MEMPOOL_NEVER_NULL
 /// What a status means, in words.
 ///
 /// - Returns a static string, for unknown values too.
 /// - Threads: any, at any time.
 /// - Cost: O(1).
-/// cbindgen:postfix=MEMPOOL_NEVER_NULL
 #[unsafe(no_mangle)]
 pub extern "C" fn mempool_strerror(status: mempool_status_t) -> *const c_char {
     let words: &CStr = match status {
@@ -932,12 +928,12 @@ pub extern "C" fn mempool_strerror(status: mempool_status_t) -> *const c_char {
     words.as_ptr()
 }
 
+/// cbindgen:postfix=MEMPOOL_NEVER_NULL
 /// The version of the library at run time, such as "0.1.0".
 ///
 /// - Returns a static string.
 /// - Threads: any, at any time.
 /// - Cost: O(1).
-/// cbindgen:postfix=MEMPOOL_NEVER_NULL
 #[unsafe(no_mangle)]
 pub extern "C" fn mempool_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
@@ -1075,14 +1071,8 @@ mod tests {
         assert_eq!(unsafe { read_options(null()) }, Ok(Options::default()));
         for size in [OPTIONS_SIZE_0_1, OPTIONS_SIZE_0_1 + 1, 200, STRUCT_SIZE_MAX] {
             assert_eq!(options_of_size(size, |_| ()), Ok(Options::default()), "{size}");
-            let expected = Options {
-                start: 1,
-                end: 2,
-                align: 3,
-                min_split: 4,
-                flags: 5,
-                max_threads: 6,
-            };
+            let expected =
+                Options { start: 1, end: 2, align: 3, min_split: 4, flags: 5, max_threads: 6 };
             let numbered = options_of_size(size, |words| {
                 words[1..5].copy_from_slice(&[1, 2, 3, 4]);
                 words[5] = u64::from_ne_bytes([5, 0, 0, 0, 6, 0, 0, 0]);
@@ -1103,9 +1093,7 @@ mod tests {
         let ours = size_of::<mempool_options>();
         let set = |at: usize, size| {
             options_of_size(size, |words| {
-                words[at / 8] = u64::from_ne_bytes(core::array::from_fn(|i| {
-                    (i == at % 8) as u8
-                }));
+                words[at / 8] = u64::from_ne_bytes(core::array::from_fn(|i| (i == at % 8) as u8));
             })
         };
         for at in [ours, ours + 1, ours + 100] {

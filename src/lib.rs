@@ -1,4 +1,78 @@
-//! placeholder: the map of the house comes here
+//! A heap in a buffer that the caller owns and others share.
+//!
+//! Give it any writable bytes (a `static` array, `mmap`, `shm_open`, a file, Python's
+//! `SharedMemory`) and they become a heap for any number of threads **and processes**, each of
+//! which may map them at its own address. All shared state lies in the buffer, as offsets; the
+//! handle is private and trusts nothing it reads there. A process killed inside a call harms
+//! nobody, and a pointer that is no live block is refused.
+//!
+//! ```
+//! use mempool::{Options, Pool};
+//!
+//! let mut buffer = vec![0u8; 64 * 1024];
+//! // SAFETY: the buffer outlives the pool, and nothing else uses it.
+//! let pool = unsafe { Pool::init(buffer.as_mut_ptr(), buffer.len(), &Options::default()) }?;
+//! let block = pool.malloc(100)?;
+//! // SAFETY: the block is ours, and not used afterwards.
+//! unsafe { pool.free(block.as_ptr()) }?;
+//! // SAFETY: nobody uses the block; that it was freed already is found out.
+//! assert!(unsafe { pool.free(block.as_ptr()) }.is_err());
+//! pool.check()?;
+//! # Ok::<(), mempool::Error>(())
+//! ```
+//!
+//! # The map of the house
+//!
+//! Each layer uses only those above it in this table; what does not say `unsafe` forbids it.
+//!
+//! | module | noun | |
+//! |---|---|---|
+//! | [`error`], [`options`], [`stats`] | what is asked and answered | |
+//! | `hash` | mixed bits, for checksums | |
+//! | `sys` | threads, forks, futexes, the boot: every system call | `unsafe` |
+//! | `region` | the buffer, by offset, bounds-checked and atomic | `unsafe` |
+//! | `class` | size classes | |
+//! | [`layout`] | the header; where everything lies | truth, written once |
+//! | `map` | one byte per granule: states and sizes of all blocks | truth |
+//! | `lock` | the robust lock | |
+//! | `heap::words` | `top`, the watermark, counts | truth, truth, hints |
+//! | `heap::bins` | free blocks by size | hints |
+//! | `heap::change` | the record of the change under way | truth |
+//! | `heap` | malloc, free, resize: split, coalesce, recover | |
+//! | `check` | the judge | |
+//! | [`pool`] | the Rust face | `unsafe` |
+//! | [`abi`], [`capi`] | the C face: types, and one thin function each | `unsafe` |
+//!
+//! *Truth* decides; a *hint* is compared with the truth whenever it is used, and made anew from it
+//! when it lies.
+//!
+//! # A picture of the buffer
+//!
+//! ```text
+//! +--------+------+---------------------+--------------------------------------------+
+//! | header | bins | granule map         | granules                                   |
+//! |        |      | a byte per granule  | | block | block | free |  ...  ^top        |
+//! +--------+------+---------------------+--------------------------------------------+
+//!                    42 00 00 f1 02 ..     ^first
+//!                    |  |  |  |
+//!                    |  |  |  a free block of 2 starts
+//!                    |  digits: inside a block
+//!                    a live block of 3 granules starts
+//! ```
+//!
+//! # Glossary
+//!
+//! - **granule**: `align` bytes, the unit of all sizes.
+//! - **block**: a run of granules; *live* when a caller holds it, *free* otherwise.
+//! - **start, digit**: a map byte that begins a block; any other map byte.
+//! - **top**: the first granule above all blocks. **watermark**: the first whose map byte is
+//!   unknown, since the caller's buffer may hold anything.
+//! - **split, coalesce**: cut a free block in two; join free neighbours.
+//! - **bin**: a list of free blocks of about one size.
+//! - **change, record**: how the map goes from one state to the next; where it is written down
+//!   first, so that the next owner of the lock can finish what a dead one began.
+//! - **robust lock**: one that the kernel opens when its owner dies.
+
 pub mod abi;
 pub mod capi;
 mod check;
@@ -14,3 +88,8 @@ pub mod pool;
 mod region;
 pub mod stats;
 mod sys;
+
+pub use error::{Error, Result};
+pub use options::Options;
+pub use pool::Pool;
+pub use stats::{Block, State, Stats};

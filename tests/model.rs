@@ -9,7 +9,8 @@ mod common;
 
 use common::handle::{self, Block, Stats};
 use common::memory::PAGE;
-use common::{child, options, Handle, Memory, Options, Random};
+use common::random::Random;
+use common::{child, options, Handle, Memory, Options};
 use ::mempool::abi::*;
 use ::mempool::layout::LOCK_OFFSET;
 use proptest::prelude::*;

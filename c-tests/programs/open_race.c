@@ -110,22 +110,28 @@ static unsigned test_race(uint64_t deadline_ns)
     return rounds;
 }
 
-static volatile sig_atomic_t spun;
+static void spin(unsigned times)
+{
+    for (volatile unsigned i = 0; i < times; i++) {
+    }
+}
 
-/* A victim is killed at a random moment around its open, the racers waiting for it or not. */
+/* A victim is killed at a random moment around its open; racers wait for it, or come later. */
 static unsigned test_kill(uint64_t deadline_ns, unsigned *inside)
 {
     uint64_t random = rng_seed(1);
     unsigned rounds = 0;
-    for (; rounds < 20 || now_ns() < deadline_ns; rounds++) {
+    for (; rounds < 40 || now_ns() < deadline_ns || *inside == 0; rounds++) {
         new_round(POOL_LEN);
-        pid_t processes[PROCESSES];
-        start_racers(processes);
-        wait_for(&board->ready, RACERS);
+        unsigned delay = rng_below(&random, 6000);
         pid_t victim = fork_process();
         if (victim == 0) {
             mempool_t *pool = NULL;
             bool created = false;
+            atomic_store(&board->ready, 1);
+            while (atomic_load(&board->begin) == 0) {
+            }
+            spin(delay);
             atomic_store(&board->entered, 1);
             mempool_status_t status = mempool_open(buffer, buffer_len, NULL, &pool, &created);
             atomic_store(&board->left, 1 + (unsigned)created);
@@ -134,20 +140,22 @@ static unsigned test_kill(uint64_t deadline_ns, unsigned *inside)
                 pause();
             }
         }
-        wait_for(&board->entered, 1);
-        unsigned delay = rng_below(&random, 3000);
-        if (rng_below(&random, 2) == 0) {
-            atomic_store(&board->begin, 1);
+        wait_for(&board->ready, 1);
+        pid_t processes[PROCESSES];
+        bool waiting = rounds % 4 == 0;
+        if (waiting) {
+            start_racers(processes);
+            wait_for(&board->ready, 1 + RACERS);
         }
-        for (unsigned i = 0; i < delay; i++) {
-            spun = 1;
-        }
+        atomic_store(&board->begin, 1);
         CHECK(kill(victim, SIGKILL) == 0);
-        atomic_store(&board->begin, 1); /* some come while it dies; nobody has reaped it yet */
+        if (!waiting) {
+            start_racers(processes); /* nobody has reaped the victim yet */
+        }
         unsigned created = finish(processes);
         wait_killed(victim);
         unsigned left = atomic_load(&board->left);
-        *inside += left == 0;
+        *inside += left == 0 && atomic_load(&board->entered) == 1;
         CHECK(left == 0 ? created <= 1 : created + (left == 2) == 1);
         end_round();
     }

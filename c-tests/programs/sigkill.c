@@ -5,7 +5,7 @@
 
 #include <pthread.h>
 
-enum { PROCESSES = 4, THREADS = 2, OWN = 32, EXCHANGE = 32 };
+enum { PROCESSES = 3, THREADS = 2, OWN = 32, EXCHANGE = 32, KILLS_AT_LEAST = 40 };
 
 #define POOL_LEN (512 * KIB)
 
@@ -91,7 +91,8 @@ int main(void)
     }
     uint64_t random = rng_seed(UINT32_MAX);
     uint64_t deadline_ns = now_ns() + run_ns();
-    while (kills < 20 || now_ns() < deadline_ns) {
+    /* and until one was killed with the lock in its hands, or nothing would have been tested */
+    while (kills < KILLS_AT_LEAST || now_ns() < deadline_ns || stats_of(pool).recoveries == 0) {
         struct timespec pause = {.tv_nsec = (long)rng_below(&random, 1000000)};
         nanosleep(&pause, NULL);
         unsigned p = rng_below(&random, PROCESSES);

@@ -39,10 +39,12 @@ static inline uint64_t run_ns(void)
     return (uint64_t)(value * 1e9);
 }
 
-/* Spins politely until *word >= value. There is no limit here: the runner has one. */
+/* Spins politely until *word >= value; who should have made it so may have failed a check and be gone. */
 static inline void wait_for(const atomic_uint *word, unsigned value)
 {
+    uint64_t begin_ns = now_ns();
     while (atomic_load(word) < value) {
+        CHECK(now_ns() - begin_ns < 20000000000u);
         sched_yield();
     }
 }

@@ -97,21 +97,30 @@ impl Memory {
 
     /// Which pages of the mapping are in memory (for a file: in its page cache).
     pub fn resident(&self) -> Vec<usize> {
-        // In steps: a mapping of a tebibyte has 256 Mi pages.
-        const STEP: usize = 1 << 30;
+        // In steps, of which almost all are empty: a sparse mapping has many pages.
+        const STEP: usize = 1 << 12;
+        let mut flags = vec![0u8; self.len / PAGE];
+        // SAFETY: the range is mapped, the vector has a byte for each of its pages.
+        let answer = unsafe { libc::mincore(self.base.cast(), self.len, flags.as_mut_ptr()) };
+        assert_eq!(answer, 0, "mincore: {}", error());
         let mut found = Vec::new();
-        let mut flags = vec![0u8; STEP / PAGE];
-        for at in (0..self.len).step_by(STEP) {
-            let len = STEP.min(self.len - at);
-            // SAFETY: the range is mapped, the vector has a byte for each of its pages.
-            let answer = unsafe {
-                libc::mincore(self.base.add(at).cast(), len, flags.as_mut_ptr().cast())
-            };
-            assert_eq!(answer, 0, "mincore: {}", error());
-            let pages = flags[..len / PAGE].iter().enumerate();
-            found.extend(pages.filter(|(_, &flag)| flag & 1 != 0).map(|(i, _)| at / PAGE + i));
+        for (step, flags) in flags.chunks(STEP).enumerate() {
+            if flags != &[0; STEP][..flags.len()] {
+                let pages = flags.iter().enumerate().filter(|(_, &flag)| flag & 1 != 0);
+                found.extend(pages.map(|(page, _)| step * STEP + page));
+            }
         }
         found
+    }
+
+    /// The bytes of this mapping that the process occupies, by the kernel's own walk.
+    pub fn resident_bytes(&self) -> usize {
+        let text = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
+        let ours = format!("{:x}-", self.base as usize);
+        let mut lines = text.lines().skip_while(|line| !line.starts_with(&ours));
+        let rss = lines.find_map(|line| line.strip_prefix("Rss:")).expect("the mapping's Rss");
+        let kib: usize = rss.trim_end_matches("kB").trim().parse().expect("a number");
+        kib * 1024
     }
 
     /// The bytes that the file occupies.

@@ -1,6 +1,6 @@
 //! What the tests share: the C face as methods, memory with traps around it, and children that
 //! can crash or hang without taking the run with them.
-#![allow(dead_code)] // each test binary uses its own part
+#![allow(dead_code, unused_imports)] // each test binary uses its own part
 
 pub mod child;
 pub mod handle;
@@ -9,4 +9,3 @@ pub mod random;
 
 pub use handle::{options, Handle, Options};
 pub use memory::Memory;
-pub use random::Random;
