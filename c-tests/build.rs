@@ -16,8 +16,10 @@ const C: [&str; 1] = ["-std=c11"];
 const CPP: [&str; 3] = ["-std=c++17", "-Wold-style-cast", "-Wzero-as-null-pointer-constant"];
 
 fn main() {
-    for path in ["build.rs", "src", "programs", "../include", "../src", "../build.rs", "../Cargo.toml", "../Cargo.lock"] {
-        println!("cargo:rerun-if-changed={path}");
+    // All this package has, and of the library what it is made from.
+    println!("cargo:rerun-if-changed=.");
+    for path in ["include", "src", "build.rs", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo:rerun-if-changed=../{path}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
     let functions = functions_of_header();
@@ -67,7 +69,11 @@ fn make_abi_test(functions: &BTreeSet<String>, out: &Path) {
     }
     let mut same_types = String::new();
     for function in functions {
-        writeln!(same_types, "const _: () = {{ let _ = [mempool::capi::{function}, declared::{function}]; }};").unwrap();
+        writeln!(
+            same_types,
+            "const _: () = {{ let _ = [mempool::capi::{function}, declared::{function}]; }};"
+        )
+        .unwrap();
     }
     fs::write(out.join("same_types.rs"), same_types).unwrap();
 }
@@ -79,7 +85,16 @@ fn build_library(out: &Path) -> PathBuf {
     let profile = env::var("PROFILE").unwrap();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap());
     cargo
-        .args(["build", "--quiet", "--locked", "--lib", "--manifest-path", "../Cargo.toml", "--target", &target])
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--lib",
+            "--manifest-path",
+            "../Cargo.toml",
+            "--target",
+            &target,
+        ])
         .arg("--target-dir")
         .arg(out.join("library"))
         .env_remove("RUSTC_WORKSPACE_WRAPPER"); // clippy's
@@ -94,7 +109,11 @@ fn build_library(out: &Path) -> PathBuf {
     let _old = fs::remove_dir_all(&shared);
     fs::create_dir(&shared).unwrap();
     fs::copy(built.join("libmempool.so"), shared.join("libmempool.so")).unwrap();
-    let dynamic = Command::new("readelf").args(["-d", "-W"]).arg(shared.join("libmempool.so")).output().unwrap();
+    let dynamic = Command::new("readelf")
+        .args(["-d", "-W"])
+        .arg(shared.join("libmempool.so"))
+        .output()
+        .unwrap();
     let dynamic = String::from_utf8(dynamic.stdout).unwrap();
     let soname = dynamic.split("soname: [").nth(1).and_then(|rest| rest.split(']').next());
     let soname = soname.expect("libmempool.so has a soname");
@@ -105,7 +124,8 @@ fn build_library(out: &Path) -> PathBuf {
 /// programs/x.c becomes OUT_DIR/programs/x-static and x-shared, and a test for each.
 fn build_programs(static_library: &Path, out: &Path) {
     fs::create_dir_all(out.join("programs")).unwrap();
-    let mut sources: Vec<PathBuf> = fs::read_dir("programs").unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut sources: Vec<PathBuf> =
+        fs::read_dir("programs").unwrap().map(|entry| entry.unwrap().path()).collect();
     sources.retain(|path| matches!(path.extension().and_then(OsStr::to_str), Some("c" | "cc")));
     sources.sort();
 
@@ -121,7 +141,9 @@ fn build_programs(static_library: &Path, out: &Path) {
                  }}\n"
             )
             .unwrap();
-            scope.spawn(move || build_program(source, &out.join("programs").join(name), static_library, out));
+            scope.spawn(move || {
+                build_program(source, &out.join("programs").join(name), static_library, out)
+            });
         }
     });
     fs::write(out.join("programs.rs"), tests).unwrap();
@@ -145,7 +167,13 @@ fn build_program(source: &Path, program: &Path, static_library: &Path, out: &Pat
         .arg(source)
         .arg("-o")
         .arg(&object));
-    run(compiler.to_command().arg(&object).arg(static_library).args(NATIVE_LIBS).arg("-o").arg(named("-static")));
+    run(compiler
+        .to_command()
+        .arg(&object)
+        .arg(static_library)
+        .args(NATIVE_LIBS)
+        .arg("-o")
+        .arg(named("-static")));
     let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
     rpath.push(out.join("shared"));
     run(compiler

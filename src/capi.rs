@@ -812,11 +812,9 @@ pub unsafe extern "C" fn mempool_peek(
 ) -> mempool_status_t {
     let result = if len.is_null() {
         Err(Error::Argument("len is NULL"))
-    } else if prefix.is_null() || n > isize::MAX as usize {
-        Err(Error::Argument("prefix is NULL, or n more than any memory has"))
     } else {
-        // SAFETY: n bytes are readable from prefix, which is not NULL.
-        pool::peek(unsafe { slice::from_raw_parts(prefix.cast(), n) })
+        // SAFETY: n bytes are readable from prefix, unless it is NULL, which is refused.
+        unsafe { pool::peek(prefix.cast(), n) }
     };
     // SAFETY: NULL or the caller's to write.
     unsafe { store(len, result.unwrap_or(0)) };

@@ -243,7 +243,8 @@ impl Geometry {
     /// The least buffer that holds one granule at any residue, with this start.
     fn least_len(&self) -> usize {
         let align = self.align();
-        let fits = |end: usize, residue: usize| Geometry { end, residue, ..*self }.complete().is_ok();
+        let fits =
+            |end: usize, residue: usize| Geometry { end, residue, ..*self }.complete().is_ok();
         // The worst residues leave most behind the last granule; eight of them in a row meet
         // every distance of the header to its word.
         let fits_anywhere = |len: usize| {
@@ -335,9 +336,8 @@ pub fn find(region: &Region, start: usize) -> Result<Header> {
     Ok(found)
 }
 
-const MISPLACED: Error = Error::Incompatible(
-    "mapped at another residue of align: map it as it was when it was made",
-);
+const MISPLACED: Error =
+    Error::Incompatible("mapped at another residue of align: map it as it was when it was made");
 
 /// Whether a header lies where another residue of the mapping would put it.
 fn is_misplaced(region: &Region, start: usize) -> bool {
@@ -354,12 +354,12 @@ pub fn read_header(region: &Region, header: usize) -> Result<Header> {
         return Err(Error::Incompatible("made by a library with another layout version"));
     }
     if half(MACHINE_AT) != MACHINE {
-        return Err(Error::Incompatible("made on another architecture, pointer width or C library"));
+        return Err(Error::Incompatible(
+            "made on another architecture, pointer width or C library",
+        ));
     }
-    let corrupted = Error::Corrupted {
-        what: "the header does not match its checksum",
-        at: header as u64,
-    };
+    let corrupted =
+        Error::Corrupted { what: "the header does not match its checksum", at: header as u64 };
     if word(CHECKSUM_AT) != checksum(region, header) {
         return Err(corrupted);
     }

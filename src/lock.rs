@@ -97,7 +97,12 @@ impl Lock {
         }
         let announcement = me.announce(word);
         if word.compare_exchange(0, me.tid, Acquire, Relaxed).is_ok() {
-            return Ok(Held { word, owner_died: false, _announcement: announcement, _holding: holding });
+            return Ok(Held {
+                word,
+                owner_died: false,
+                _announcement: announcement,
+                _holding: holding,
+            });
         }
         drop(announcement);
         let (owner_died, announcement) = self.acquire_slowly(word, me)?;

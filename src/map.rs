@@ -54,10 +54,10 @@ const SHORT: u32 = 57;
 const DIGITS_MAX: u32 = BASE - 1 - SHORT;
 
 // The announced digits are enough for every size, the codes do not meet, and the digits of both
-// ends fit into the smallest block that has several.
+// ends fit into the smallest block that has several, with a start between.
 const _: () = assert!(DIGITS_MAX * BASE.ilog2() >= u32::BITS);
 const _: () = assert!(CACHED_CLASS + class::COUNT <= FREE_ONE);
-const _: () = assert!(2 * (1 + DIGITS_MAX) + 1 <= SHORT);
+const _: () = assert!(2 * (1 + DIGITS_MAX) < SHORT);
 
 /// A block as the map tells it, in granules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -74,7 +74,8 @@ impl Pool {
         loop {
             if !is_blank(&region, header) {
                 // SAFETY: as promised by the caller.
-                return unsafe { Pool::attach(buffer, len, options.start) }.map(|pool| (pool, false));
+                return unsafe { Pool::attach(buffer, len, options.start) }
+                    .map(|pool| (pool, false));
             }
             let geometry = Geometry::plan(region.address(), len, options)?;
             let pool = Pool::new(region, Header { geometry, id: sys::random() });
@@ -284,10 +285,9 @@ impl Pool {
                 let Some(start) = heap.map().next_start(from, top) else { return Ok(None) };
                 let at = self.geometry.offset(start) as u64;
                 let found = heap.map().read(start, top);
-                found.map(|block| Some((start, block))).ok_or(Error::Corrupted {
-                    what: "the map tells of no block that could be",
-                    at,
-                })
+                found
+                    .map(|block| Some((start, block)))
+                    .ok_or(Error::Corrupted { what: "the map tells of no block that could be", at })
             })?;
             let Some((start, block)) = found else { return Ok(()) };
             if !visit(&shown(&self.geometry, start, block)) {
@@ -364,7 +364,9 @@ impl Pool {
         if layout::names(&self.region, self.geometry.header, self.id) {
             return Ok(());
         }
-        Err(Error::NotAPool("this handle's pool was released, or another one was made in its place"))
+        Err(Error::NotAPool(
+            "this handle's pool was released, or another one was made in its place",
+        ))
     }
 
     fn allocate(&self, size: usize, alignment: usize, fill: Option<u8>) -> Result<NonNull<u8>> {
@@ -487,19 +489,22 @@ pub unsafe fn inspect(
 }
 
 /// The length to map, from a pool's first bytes, wherever they were copied to. O(prefix).
-pub fn peek(prefix: &[u8]) -> Result<u64> {
-    let too_short = Error::NotAPool("no whole header among these bytes: give more of them");
-    let found = prefix
-        .windows(HEADER_BYTES)
-        .find(|bytes| bytes.starts_with(&MAGIC.to_le_bytes()))
-        .ok_or(too_short)?;
-    let mut words = [0u64; HEADER_BYTES / 8];
-    for (word, bytes) in words.iter_mut().zip(found.chunks_exact(8)) {
-        *word = bytes.try_into().map_or(0, u64::from_ne_bytes);
-    }
+///
+/// # Safety
+/// `prefix` is valid for reads of `len` bytes.
+pub unsafe fn peek(prefix: *const u8, len: usize) -> Result<u64> {
+    // SAFETY: as promised by the caller; nothing below stores.
+    let prefix = unsafe { region(prefix.cast_mut(), len) }?;
+    let places = 0..(len + 1).saturating_sub(HEADER_BYTES);
+    let header = { places }
+        .find(|&at| prefix.load64_bytewise(at) == MAGIC)
+        .ok_or(Error::NotAPool("no whole header among these bytes: give more of them"))?;
+    // A copy, since the header may lie at any address here.
+    let mut words: [u64; HEADER_BYTES / 8] =
+        core::array::from_fn(|i| prefix.load64_bytewise(header + i * 8));
     // SAFETY: the array outlives the region.
-    let region = unsafe { Region::new(NonNull::from(&mut words).cast(), HEADER_BYTES) };
-    Ok(layout::read_header(&region, 0)?.geometry.end as u64)
+    let copy = unsafe { Region::new(NonNull::from(&mut words).cast(), HEADER_BYTES) };
+    Ok(layout::read_header(&copy, 0)?.geometry.end as u64)
 }
 
 /// The least length that init accepts at any address and from which one block can be had; 0 for

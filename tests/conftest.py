@@ -13,7 +13,7 @@ VERSION = re.search(r'^version = "(.+)"', (SOURCE / "Cargo.toml").read_text(), r
 
 
 def run(*command, cwd=None, env=None, fails=False):
-    """Runs a command and returns what it printed; the test ends unless its success is the one expected."""
+    """Runs a command and returns what it printed, or what it complained if it should fail; else the test ends."""
     command = [str(word) for word in command]
     result = subprocess.run(
         command,
@@ -21,12 +21,13 @@ def run(*command, cwd=None, env=None, fails=False):
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
     )
     if (result.returncode != 0) != fails:
-        pytest.fail(f"{' '.join(command)}: exit status {result.returncode}\n{result.stdout}", pytrace=False)
-    return result.stdout
+        said = f"{result.stdout}{result.stderr}"
+        pytest.fail(f"{' '.join(command)}: exit status {result.returncode}\n{said}", pytrace=False)
+    return result.stderr if fails else result.stdout
 
 
 class Install:

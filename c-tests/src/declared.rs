@@ -1,23 +1,61 @@
 //! Every function of `include/mempool.h`, declared by hand.
 
-use core::ffi::{c_char, c_int, c_void};
 use ::mempool::abi::*;
+use core::ffi::{c_char, c_int, c_void};
 
 extern "C" {
-    pub fn mempool_init(buffer: *mut c_void, len: usize, options: *const mempool_options_t, out: *mut *mut mempool_t) -> mempool_status_t;
-    pub fn mempool_attach(buffer: *mut c_void, len: usize, options: *const mempool_options_t, out: *mut *mut mempool_t) -> mempool_status_t;
-    pub fn mempool_open(buffer: *mut c_void, len: usize, options: *const mempool_options_t, out: *mut *mut mempool_t, created: *mut bool) -> mempool_status_t;
+    pub fn mempool_init(
+        buffer: *mut c_void,
+        len: usize,
+        options: *const mempool_options_t,
+        out: *mut *mut mempool_t,
+    ) -> mempool_status_t;
+    pub fn mempool_attach(
+        buffer: *mut c_void,
+        len: usize,
+        options: *const mempool_options_t,
+        out: *mut *mut mempool_t,
+    ) -> mempool_status_t;
+    pub fn mempool_open(
+        buffer: *mut c_void,
+        len: usize,
+        options: *const mempool_options_t,
+        out: *mut *mut mempool_t,
+        created: *mut bool,
+    ) -> mempool_status_t;
     pub fn mempool_detach(pool: *mut mempool_t) -> mempool_status_t;
     pub fn mempool_release(pool: *mut mempool_t) -> mempool_status_t;
     pub fn mempool_malloc(pool: *mut mempool_t, size: usize) -> *mut c_void;
     pub fn mempool_calloc(pool: *mut mempool_t, count: usize, size: usize) -> *mut c_void;
-    pub fn mempool_calloc_fill(pool: *mut mempool_t, count: usize, size: usize, fill: c_int) -> *mut c_void;
-    pub fn mempool_aligned_alloc(pool: *mut mempool_t, alignment: usize, size: usize) -> *mut c_void;
+    pub fn mempool_calloc_fill(
+        pool: *mut mempool_t,
+        count: usize,
+        size: usize,
+        fill: c_int,
+    ) -> *mut c_void;
+    pub fn mempool_aligned_alloc(
+        pool: *mut mempool_t,
+        alignment: usize,
+        size: usize,
+    ) -> *mut c_void;
     pub fn mempool_realloc(pool: *mut mempool_t, block: *mut c_void, size: usize) -> *mut c_void;
-    pub fn mempool_realloc_array(pool: *mut mempool_t, block: *mut c_void, count: usize, size: usize) -> *mut c_void;
-    pub fn mempool_expand(pool: *mut mempool_t, block: *mut c_void, size: usize) -> mempool_status_t;
+    pub fn mempool_realloc_array(
+        pool: *mut mempool_t,
+        block: *mut c_void,
+        count: usize,
+        size: usize,
+    ) -> *mut c_void;
+    pub fn mempool_expand(
+        pool: *mut mempool_t,
+        block: *mut c_void,
+        size: usize,
+    ) -> mempool_status_t;
     pub fn mempool_free(pool: *mut mempool_t, block: *mut c_void) -> mempool_status_t;
-    pub fn mempool_free_sized(pool: *mut mempool_t, block: *mut c_void, size: usize) -> mempool_status_t;
+    pub fn mempool_free_sized(
+        pool: *mut mempool_t,
+        block: *mut c_void,
+        size: usize,
+    ) -> mempool_status_t;
     pub fn mempool_free_all(pool: *mut mempool_t) -> mempool_status_t;
     pub fn mempool_usable_size(pool: *const mempool_t, block: *const c_void) -> usize;
     pub fn mempool_good_size(pool: *const mempool_t, size: usize) -> usize;
@@ -25,8 +63,19 @@ extern "C" {
     pub fn mempool_pointer(pool: *const mempool_t, offset: u64) -> *mut c_void;
     pub fn mempool_stats(pool: *mut mempool_t, out: *mut mempool_stats_t) -> mempool_status_t;
     pub fn mempool_check(pool: *mut mempool_t) -> mempool_status_t;
-    pub fn mempool_walk(pool: *mut mempool_t, visit: mempool_visit_t, context: *mut c_void) -> mempool_status_t;
-    pub fn mempool_inspect(buffer: *const c_void, len: usize, options: *const mempool_options_t, stats: *mut mempool_stats_t, visit: mempool_visit_t, context: *mut c_void) -> mempool_status_t;
+    pub fn mempool_walk(
+        pool: *mut mempool_t,
+        visit: mempool_visit_t,
+        context: *mut c_void,
+    ) -> mempool_status_t;
+    pub fn mempool_inspect(
+        buffer: *const c_void,
+        len: usize,
+        options: *const mempool_options_t,
+        stats: *mut mempool_stats_t,
+        visit: mempool_visit_t,
+        context: *mut c_void,
+    ) -> mempool_status_t;
     pub fn mempool_peek(prefix: *const c_void, n: usize, len: *mut u64) -> mempool_status_t;
     pub fn mempool_trim(pool: *mut mempool_t) -> mempool_status_t;
     pub fn mempool_recover(pool: *mut mempool_t, recovered: *mut u64) -> mempool_status_t;

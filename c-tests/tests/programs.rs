@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 include!(concat!(env!("OUT_DIR"), "/programs.rs"));
 
 fn run(program: &str) {
-    let seconds = std::env::var("MEMPOOL_TEST_SECONDS").map_or(1.0, |text| {
-        text.parse().expect("MEMPOOL_TEST_SECONDS is a number of seconds")
-    });
+    let seconds = std::env::var("MEMPOOL_TEST_SECONDS")
+        .map_or(1.0, |text| text.parse().expect("MEMPOOL_TEST_SECONDS is a number of seconds"));
     let limit = Duration::from_secs_f64(60.0 + 10.0 * seconds);
 
     // Files, not pipes: a child process left over would hold a pipe open.
     let path = Path::new(env!("OUT_DIR")).join("programs").join(program);
     let output = [path.with_extension("out"), path.with_extension("err")];
-    let [stdout, stderr] = output.each_ref().map(|path| File::create(path).expect("an output file"));
+    let [stdout, stderr] =
+        output.each_ref().map(|path| File::create(path).expect("an output file"));
     let mut process = Command::new(&path)
         .stdout(stdout)
         .stderr(stderr)
@@ -39,7 +39,10 @@ fn run(program: &str) {
     };
     // Whatever it had started ends with it.
     let group = format!("-{}", process.id());
-    let _ended = Command::new("kill").args(["-KILL", "--", &group]).stderr(std::process::Stdio::null()).status();
+    let _ended = Command::new("kill")
+        .args(["-KILL", "--", &group])
+        .stderr(std::process::Stdio::null())
+        .status();
     if status.is_none() {
         process.wait().expect("our own child");
     }

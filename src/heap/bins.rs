@@ -82,8 +82,7 @@ impl<'a> Bins<'a> {
         let (granule, size) = block;
         let bin = self.geometry.bin_of(size);
         let (next, prev) = (self.next(granule), self.prev(granule));
-        let next_agrees =
-            next == NONE || self.belongs(next, bin) && self.prev(next) == granule;
+        let next_agrees = next == NONE || self.belongs(next, bin) && self.prev(next) == granule;
         let prev_agrees = if prev == NONE {
             self.head(bin) == granule
         } else {
@@ -108,7 +107,12 @@ impl<'a> Bins<'a> {
 
     /// A free block of `size` granules or more that `fits`: the best of the first few in its own
     /// bin, else any of the next larger bin of which every block has `enough`. O(1).
-    pub fn find(&self, size: u32, enough: u32, fits: impl Fn(Free) -> bool) -> Honest<Option<Free>> {
+    pub fn find(
+        &self,
+        size: u32,
+        enough: u32,
+        fits: impl Fn(Free) -> bool,
+    ) -> Honest<Option<Free>> {
         let own = self.geometry.bin_of(size);
         if self.bit(own) {
             let mut best: Option<Free> = None;

@@ -212,9 +212,9 @@ impl<'a> Record<'a> {
 /// Never 0: the lowest bit is the slot, the next is set, the rest is a sum of the words.
 fn seal(slot: u32, words: [u32; SLOT_WORDS]) -> u32 {
     // Odd multipliers keep every bit; the rotation makes the order count.
-    let sum = words.iter().fold(0x811c_9dc5u32, |sum, &word| {
-        (sum ^ word).wrapping_mul(0x9e37_79b1).rotate_left(15)
-    });
+    let sum = words
+        .iter()
+        .fold(0x811c_9dc5u32, |sum, &word| (sum ^ word).wrapping_mul(0x9e37_79b1).rotate_left(15));
     sum & !3 | 2 | slot
 }
 
@@ -232,7 +232,8 @@ mod tests {
         let geometry = Geometry::plan(region.address(), 4096, &Options::default()).unwrap();
         let record = Record::new(&region, &geometry);
         assert!(!record.is_open());
-        let first = Change::new(Kind::Alloc, 3, 20).replaces(3).with(State::Live, 5).with(State::Free, 7);
+        let first =
+            Change::new(Kind::Alloc, 3, 20).replaces(3).with(State::Live, 5).with(State::Free, 7);
         let second = Change::new(Kind::Free, 1, 9).replaces(1).replaces(3).with(State::Free, 6);
         record.open(&first);
         assert_eq!(record.read(100), Some(first));

@@ -84,7 +84,11 @@ impl<'a> Heap<'a> {
     pub fn format(&self) {
         self.record.close();
         self.words.set_top(0);
-        self.words.set_watermark(if self.geometry.has(ZEROED) { self.geometry.granules } else { 0 });
+        self.words.set_watermark(if self.geometry.has(ZEROED) {
+            self.geometry.granules
+        } else {
+            0
+        });
         self.words.set_counts(Counts::default());
         self.bins.reset();
     }

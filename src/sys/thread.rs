@@ -58,11 +58,7 @@ pub fn me() -> Me {
             local.holding.set(0);
             local.generation.set(generation);
         }
-        Me {
-            tid: local.tid.get(),
-            generation,
-            robust: local.robust.get(),
-        }
+        Me { tid: local.tid.get(), generation, robust: local.robust.get() }
     })
 }
 
@@ -178,9 +174,8 @@ fn generation() -> u64 {
 
 #[cold]
 fn make_page() -> *mut AtomicU64 {
-    let made = host::wiped_page().map_or(ptr::addr_of!(NO_PAGE) as *mut AtomicU64, |page| {
-        page.as_ptr() as *mut AtomicU64
-    });
+    let made = host::wiped_page()
+        .map_or(ptr::addr_of!(NO_PAGE) as *mut AtomicU64, |page| page.as_ptr() as *mut AtomicU64);
     match PAGE.compare_exchange(ptr::null_mut(), made, AcqRel, Acquire) {
         Ok(_) => made,
         Err(first) => {
@@ -203,12 +198,7 @@ pub fn exists(tid: u32) -> bool {
 pub fn is_of_this_process(tid: u32) -> bool {
     // SAFETY: signal 0 is sent to nobody, it only asks.
     let answer = unsafe {
-        libc::syscall(
-            libc::SYS_tgkill,
-            libc::getpid() as libc::c_long,
-            tid as libc::c_long,
-            0,
-        )
+        libc::syscall(libc::SYS_tgkill, libc::getpid() as libc::c_long, tid as libc::c_long, 0)
     };
     answer == 0
 }
@@ -233,10 +223,8 @@ pub fn state(tid: u32) -> State {
     let mut text = [0u8; 256];
     let len = host::read_file(&path, &mut text);
     // "TID (name) S ...": the name may hold anything, so look for the last parenthesis.
-    let letter = text[..len]
-        .iter()
-        .rposition(|&byte| byte == b')')
-        .and_then(|at| text[..len].get(at + 2));
+    let letter =
+        text[..len].iter().rposition(|&byte| byte == b')').and_then(|at| text[..len].get(at + 2));
     match letter {
         Some(b'T' | b't') => State::Stopped,
         Some(b'S') => State::Asleep,
