@@ -554,10 +554,13 @@ pub unsafe extern "C" fn mempool_calloc_fill(
 }
 
 /// cbindgen:postfix=MEMPOOL_BLOCK(3)
-/// Allocates a block of at least `size` bytes that starts at a multiple of `alignment`, by
-/// address up to 4096, beyond that by offset.
+/// Allocates a block of at least `size` bytes whose address, in the caller's mapping, is a
+/// multiple of `alignment`.
 ///
-/// It is freed like any block. mempool_realloc keeps no more than the pool's align.
+/// It is freed like any block. mempool_realloc keeps no more than the pool's align. Another
+/// mapping sees the block aligned as far as both lie alike: page-aligned mappings, to 4096. Where
+/// no address can be a multiple (align is more than 4096 and the buffer starts at no multiple of
+/// it) the offset is, as for all blocks of such a pool.
 ///
 /// - `alignment`: bytes, a power of two; less than the pool's align is as good as that.
 /// - Returns NULL with errno EINVAL: size is 0, alignment is no power of two, or pool is NULL;

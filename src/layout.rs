@@ -25,7 +25,7 @@
 //!            64 residue, log2 of align
 //!    --- so far written once; from here on it changes ---
 //!            72 lock             low half the futex word, high half the boot it belongs to
-//!            80 namespace        where the numbers in the lock's word mean threads
+//!            80 namespace, turn  where the numbers in the lock's word mean threads; its owners so far
 //!            88 counters         rejected frees, failed allocations, recoveries
 //!           112 heap             top, watermark, counts of live and free blocks and granules
 //!           144 record           the change under way: which slot, two slots
@@ -37,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::hash;
 use crate::options::{self, Options};
 use crate::region::Region;
+use core::sync::atomic::Ordering::Acquire;
 
 /// The first word of a pool whose layout is complete: "mempool" and a byte no text has.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"mempool\x9d");
@@ -60,6 +61,8 @@ const ALIGN_LOG2_AT: usize = 68;
 pub const LOCK_OFFSET: usize = 72;
 /// Where the lock's namespace lies.
 pub const NAMESPACE_OFFSET: usize = 80;
+/// Where the lock's turn lies: it changes with each owner.
+pub const TURN_OFFSET: usize = 84;
 /// Where the count of refused frees lies.
 pub const REJECTED_OFFSET: usize = 88;
 /// Where the count of failed allocations lies.
@@ -317,7 +320,8 @@ pub fn find(region: &Region, start: usize) -> Result<Header> {
     let header = header_at(region.address(), start)
         .filter(|&at| at.saturating_add(HEADER_BYTES) <= region.len())
         .ok_or(Error::NotAPool("the buffer is too short to hold one"))?;
-    match region.load64(header) {
+    // Acquire: whoever sees the magic sees the header that it completes.
+    match region.word64(header).map_or(0, |magic| magic.load(Acquire)) {
         MAGIC => {}
         FORMATTING => return Err(Error::NotAPool("its init has not finished: init it again")),
         _ if is_misplaced(region, start) => return Err(MISPLACED),

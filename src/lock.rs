@@ -27,6 +27,7 @@ use core::hint;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8};
 use core::time::Duration;
+use std::time::Instant;
 
 const WAITERS: u32 = 1 << 31;
 const OWNER_DIED: u32 = 1 << 30;
@@ -37,7 +38,8 @@ const SPINS: u32 = 100;
 /// The first sleep is short, for a lock lost without a wake-up; then they are longer.
 const FIRST_NAP: Duration = Duration::from_millis(2);
 const NAP: Duration = Duration::from_millis(50);
-/// Nobody sleeps inside the lock: an owner that does all this time does not hold it.
+/// Nobody sleeps inside the lock: an owner that does all this time does not hold it. (But a frozen
+/// container's threads seem asleep too; then a call fails, and nothing is taken.)
 const PATIENCE_ASLEEP: Duration = Duration::from_secs(2);
 /// A busy owner may be inside a long walk, or wait for a processor or a page.
 const PATIENCE_BUSY: Duration = Duration::from_secs(30);
@@ -52,6 +54,8 @@ pub struct Lock {
     at: usize,
     /// Offset of the number of the namespace that thread numbers belong to.
     namespace_at: usize,
+    /// Offset of the number that changes with each owner.
+    turn_at: usize,
     /// The process that has made itself known; another after a fork.
     generation: AtomicU64,
     mapping: AtomicU8,
@@ -73,12 +77,13 @@ pub struct Held<'a> {
 }
 
 impl Lock {
-    /// The lock whose word, boot and namespace lie at these offsets.
-    pub fn new(region: Region, at: usize, namespace_at: usize) -> Lock {
+    /// The lock whose word, namespace and turn lie at these offsets.
+    pub fn new(region: Region, at: usize, namespace_at: usize, turn_at: usize) -> Lock {
         Lock {
             region,
             at,
             namespace_at,
+            turn_at,
             generation: AtomicU64::new(0),
             mapping: AtomicU8::new(UNKNOWN),
         }
@@ -92,30 +97,36 @@ impl Lock {
         let me = sys::me();
         let word = self.word()?;
         let holding = me.hold(word).ok_or(Error::Reentered)?;
-        if self.generation.load(Relaxed) != me.generation {
-            self.introduce(me.generation);
+        let is_new = self.generation.load(Relaxed) != me.generation;
+        if is_new {
+            self.introduce();
         }
         let announcement = me.announce(word);
-        if word.compare_exchange(0, me.tid, Acquire, Relaxed).is_ok() {
-            return Ok(Held {
-                word,
-                owner_died: false,
-                _announcement: announcement,
-                _holding: holding,
-            });
+        let (owner_died, announcement) =
+            if word.compare_exchange(0, me.tid, Acquire, Relaxed).is_ok() {
+                (false, announcement)
+            } else {
+                drop(announcement);
+                self.acquire_slowly(word, me)?
+            };
+        if is_new {
+            // Once more: the last owner may have settled since.
+            self.introduce();
+            self.generation.store(me.generation, Relaxed);
         }
-        drop(announcement);
-        let (owner_died, announcement) = self.acquire_slowly(word, me)?;
-        Ok(Held { word, owner_died, _announcement: announcement, _holding: holding })
+        Ok(self.held(word, owner_died, announcement, holding))
     }
 
-    /// Takes over a lock of another boot, or of none; afterwards it belongs to this one. None if
-    /// it does already. Exactly one of many callers gets it.
+    /// Takes over a lock of another boot, or a free one of none; afterwards it belongs to this one.
+    /// None if it does already. Exactly one of many callers gets it.
     pub fn claim(&self) -> Result<Option<Held<'_>>> {
         let boot = sys::boot_hash();
         let whole = self.region.word64(self.at).ok_or(self.misplaced())?;
         let found = whole.load(Relaxed);
-        if boot == 0 || (found >> 32) as u32 == boot {
+        let its_boot = (found >> 32) as u32;
+        // Without a boot it is the lock of somebody who could not tell, and who may hold it now.
+        let may_be_held = its_boot == 0 && found as u32 & TID_MASK != 0;
+        if boot == 0 || its_boot == boot || may_be_held {
             return Ok(None);
         }
         let me = sys::me();
@@ -128,7 +139,7 @@ impl Lock {
         }
         self.settle();
         let owner_died = found as u32 & !WAITERS != 0;
-        Ok(Some(Held { word, owner_died, _announcement: announcement, _holding: holding }))
+        Ok(Some(self.held(word, owner_died, announcement, holding)))
     }
 
     /// Takes the lock whatever its word says: for who formats the buffer, whose word may be
@@ -141,7 +152,22 @@ impl Lock {
         let mine = u64::from(sys::boot_hash()) << 32 | u64::from(me.tid);
         self.region.store64(self.at, mine);
         self.settle();
-        Ok(Held { word, owner_died: false, _announcement: announcement, _holding: holding })
+        Ok(self.held(word, false, announcement, holding))
+    }
+
+    fn held<'a>(
+        &self,
+        word: &'a AtomicU32,
+        owner_died: bool,
+        announcement: sys::Announcement,
+        holding: sys::Holding,
+    ) -> Held<'a> {
+        self.region.store32(self.turn_at, self.turn().wrapping_add(1));
+        Held { word, owner_died, _announcement: announcement, _holding: holding }
+    }
+
+    fn turn(&self) -> u32 {
+        self.region.load32(self.turn_at)
     }
 
     fn word(&self) -> Result<&AtomicU32> {
@@ -154,7 +180,7 @@ impl Lock {
 
     /// From now on the thread numbers of this process's namespace are the ones that count. For
     /// who holds a lock that nobody has used before.
-    pub fn settle(&self) {
+    fn settle(&self) {
         self.region.store32(self.namespace_at, sys::pid_namespace());
         self.generation.store(sys::me().generation, Relaxed);
         self.mapping.store(UNKNOWN, Relaxed);
@@ -163,17 +189,16 @@ impl Lock {
     /// Before this process's first call: if its thread numbers mean other threads than the
     /// others', say so.
     #[cold]
-    fn introduce(&self, generation: u64) {
+    fn introduce(&self) {
         if self.region.load32(self.namespace_at) != sys::pid_namespace() {
             self.region.store32(self.namespace_at, MANY_NAMESPACES);
         }
         self.mapping.store(UNKNOWN, Relaxed);
-        self.generation.store(generation, Relaxed);
     }
 
     #[cold]
     fn acquire_slowly(&self, word: &AtomicU32, me: sys::Me) -> Result<(bool, sys::Announcement)> {
-        let mut doubt = Doubt::default();
+        let mut doubt = None;
         // Who has slept cannot know whether others still do.
         let mut waiters = 0;
         loop {
@@ -193,8 +218,9 @@ impl Lock {
             waiters = WAITERS;
             // Not announced while asleep: the kernel compares thread numbers, and another
             // namespace's thread of this number may hold the word.
-            if sys::wait(word, asleep, doubt.nap()) {
-                doubt = Doubt::default();
+            let nap = if doubt.is_none() { FIRST_NAP } else { NAP };
+            if sys::wait(word, asleep, nap) {
+                doubt = None;
                 continue;
             }
             if self.names_nobody(asleep & TID_MASK, me.tid) {
@@ -202,7 +228,10 @@ impl Lock {
                 if word.compare_exchange(asleep, me.tid | WAITERS, Acquire, Relaxed).is_ok() {
                     return Ok((true, announcement));
                 }
-            } else if doubt.grows(asleep) {
+                continue;
+            }
+            let turn = (asleep, self.turn());
+            if doubt.get_or_insert_with(|| Doubt::new(turn)).grows(turn) {
                 let what = "the lock names a thread that does not hold it";
                 return Err(Error::Corrupted { what, at: self.at as u64 });
             }
@@ -217,7 +246,7 @@ impl Lock {
         }
         let namespace = self.region.load32(self.namespace_at);
         let is_known = namespace != 0 && namespace == sys::pid_namespace();
-        is_known && (tid == mine || !sys::exists(tid))
+        is_known && (tid == mine || !sys::exists(tid) || sys::state(tid) == sys::State::Dead)
     }
 
     fn is_private(&self) -> bool {
@@ -244,41 +273,31 @@ fn spin(word: &AtomicU32) -> u32 {
     seen
 }
 
-/// How long a sleeper has seen the same word without being woken.
-#[derive(Default)]
+/// How long a sleeper has seen the same owner without being woken.
 struct Doubt {
-    word: u32,
-    naps: u32,
-    asleep: Duration,
-    busy: Duration,
+    /// The word and the turn of the owner.
+    owner: (u32, u32),
+    since: Instant,
+    asleep_since: Instant,
 }
 
 impl Doubt {
-    fn nap(&self) -> Duration {
-        if self.naps == 0 {
-            FIRST_NAP
-        } else {
-            NAP
-        }
+    fn new(owner: (u32, u32)) -> Doubt {
+        let now = Instant::now();
+        Doubt { owner, since: now, asleep_since: now }
     }
 
-    /// After a nap: whether the word's owner has shown for too long that it is none. A stopped
-    /// owner is waited for without end.
-    fn grows(&mut self, word: u32) -> bool {
-        if self.word != word {
-            *self = Doubt { word, ..Doubt::default() };
+    /// After a nap: whether the owner has shown for too long that it is none. A stopped one is
+    /// waited for without end.
+    fn grows(&mut self, owner: (u32, u32)) -> bool {
+        let state = sys::state(owner.0 & TID_MASK);
+        if self.owner != owner || state == sys::State::Stopped {
+            *self = Doubt::new(owner);
         }
-        let nap = self.nap();
-        self.naps += 1;
-        match sys::state(word & TID_MASK) {
-            sys::State::Stopped => (self.asleep, self.busy) = Default::default(),
-            sys::State::Asleep => self.asleep += nap,
-            sys::State::Busy => {
-                self.asleep = Duration::ZERO;
-                self.busy += nap;
-            }
+        if state != sys::State::Asleep {
+            self.asleep_since = Instant::now();
         }
-        self.asleep >= PATIENCE_ASLEEP || self.busy + self.asleep >= PATIENCE_BUSY
+        self.asleep_since.elapsed() >= PATIENCE_ASLEEP || self.since.elapsed() >= PATIENCE_BUSY
     }
 }
 

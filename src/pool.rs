@@ -5,7 +5,7 @@ use crate::check;
 use crate::error::{Error, Result};
 use crate::heap::Heap;
 use crate::layout::{self, Geometry, Header};
-use crate::layout::{FAILED_OFFSET, HEADER_BYTES, LOCK_OFFSET, NAMESPACE_OFFSET};
+use crate::layout::{FAILED_OFFSET, HEADER_BYTES, LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET};
 use crate::layout::{FORMATTING, MAGIC, RECOVERIES_OFFSET, REJECTED_OFFSET};
 use crate::lock::{Held, Lock};
 use crate::options::Options;
@@ -312,7 +312,7 @@ impl Pool {
     fn new(region: Region, header: Header) -> Pool {
         let Header { geometry, id } = header;
         let word = |offset| geometry.word(offset);
-        let lock = Lock::new(region, word(LOCK_OFFSET), word(NAMESPACE_OFFSET));
+        let lock = Lock::new(region, word(LOCK_OFFSET), word(NAMESPACE_OFFSET), word(TURN_OFFSET));
         Pool { region, geometry, id, lock }
     }
 
@@ -328,7 +328,6 @@ impl Pool {
                 self.region.store64(self.geometry.word(offset), 0);
             }
         }
-        self.lock.settle();
         self.geometry.write(&self.region, self.id);
         self.heap().format();
         self.set_magic(MAGIC);

@@ -1,5 +1,5 @@
 /* Buffers that start anywhere, of any length from the least on: every shift 0..16, odd ones up to a page, every align.
- * Blocks are aligned by address to min(align, 4096); the bytes around the buffer stay as they were, and a page without
+ * Blocks are aligned by address to min(align, 4096), or more if asked; the bytes around the buffer stay as they were, and a page without
  * any access lies behind the last of them. */
 #include "test.h"
 
@@ -39,13 +39,21 @@ static void fill_and_empty(mempool_t *pool, unsigned char *buffer, size_t len, s
     mempool_stats_t fresh = check_quiet(pool);
     while (count < MOST) {
         size_t size = count == 0 ? 1 : 1 + rng_below(random, (unsigned)min_of(len, 3 * align));
-        unsigned char *block = mempool_malloc(pool, size);
+        size_t alignment = count % 4 == 3 ? (size_t)1 << rng_below(random, 13) : 1;
+        unsigned char *block = mempool_aligned_alloc(pool, alignment, size);
         if (block == NULL) {
             CHECK(errno == ENOMEM);
-            break;
+            if (alignment > 1) {
+                block = mempool_malloc(pool, size);
+            }
+            if (block == NULL) {
+                break;
+            }
+            alignment = 1;
         }
         CHECK(block >= buffer && block + size <= buffer + len);
-        CHECK((uintptr_t)block % min_of(align, 4096) == 0);
+        CHECK((uintptr_t)block % alignment == 0);
+        CHECK((uintptr_t)block % min_of(align, PAGE) == 0);
         if (count > 0) { /* and beyond a page, by offset: all blocks lie whole granules apart */
             CHECK((size_t)(block > blocks[0] ? block - blocks[0] : blocks[0] - block) % align == 0);
         }

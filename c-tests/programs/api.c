@@ -428,15 +428,17 @@ static void test_malloc(void)
     OK(mempool_detach(pool));
 }
 
-/* NULL means that no free run fits: whatever the pool looks like, largest_free is exact. */
+/* NULL means that no free run fits: however crowded and cut up the pool is, largest_free is exact. */
 static void test_largest_free(void)
 {
-    mempool_t *pool = begin(MEMPOOL_NO_THREAD_CACHES);
+    mempool_options_t options = with_flags(MEMPOOL_NO_THREAD_CACHES);
+    options.end = 128 * KIB; /* for some 300 * 3000 / 2 bytes */
+    mempool_t *pool = new_pool(memory, LEN, &options);
     mempool_stats_t fresh = check_quiet(pool);
     uint64_t random = rng_seed(0);
     enum { COUNT = 300 };
     static void *blocks[COUNT];
-    for (int round = 0; round < 3000; round++) {
+    for (int round = 0; round < 10000; round++) {
         void **block = &blocks[rng_below(&random, COUNT)];
         if (*block) {
             OK(mempool_free(pool, *block));
@@ -444,7 +446,7 @@ static void test_largest_free(void)
         } else {
             *block = mempool_malloc(pool, 1 + rng_below(&random, 3000));
         }
-        if (round % 10 == 0) {
+        if (round % 4 == 0) {
             uint64_t largest = stats_of(pool).largest_free;
             REFUSED_NULL(ENOMEM, MEMPOOL_ERR_OUT_OF_MEMORY, "bytes", mempool_malloc(pool, largest + 1));
             if (largest > 0) {
@@ -460,6 +462,38 @@ static void test_largest_free(void)
     }
     check_whole(pool, &fresh);
     OK(mempool_detach(pool));
+}
+
+/* Of many free blocks of nearly one size, in a pool that is full but for them, the one that fits is found wherever it
+ * stands in its list. */
+static void test_exact_fit(void)
+{
+    enum { COUNT = 24 };
+    for (size_t largest = 0; largest < COUNT; largest++) {
+        mempool_t *pool = begin(MEMPOOL_NO_THREAD_CACHES);
+        mempool_stats_t fresh = check_quiet(pool);
+        void *blocks[COUNT];
+        for (size_t i = 0; i < COUNT; i++) {
+            blocks[i] = get(pool, i == largest ? 2016 : 2000);
+            get(pool, 16); /* keeps them apart */
+        }
+        while (mempool_malloc(pool, 16) != NULL) { /* to the brim */
+        }
+        for (size_t i = 0; i < COUNT; i++) {
+            OK(mempool_free(pool, blocks[i]));
+        }
+        mempool_stats_t s = check_quiet(pool);
+        CHECK(s.free_count == COUNT && s.largest_free == 2016);
+        REFUSED_NULL(ENOMEM, MEMPOOL_ERR_OUT_OF_MEMORY, "bytes", mempool_malloc(pool, 2017));
+        CHECK(mempool_malloc(pool, 2016) == blocks[largest]);
+        for (size_t i = 1; i < COUNT; i++) {
+            CHECK(mempool_malloc(pool, 2000) != NULL);
+        }
+        CHECK(mempool_malloc(pool, 1) == NULL && check_quiet(pool).available < 16);
+        free_by_walk(pool);
+        check_whole(pool, &fresh);
+        OK(mempool_detach(pool));
+    }
 }
 
 static void test_calloc(void)
@@ -1250,6 +1284,7 @@ int main(void)
     RUN(test_min_len);
     RUN(test_malloc);
     RUN(test_largest_free);
+    RUN(test_exact_fit);
     RUN(test_calloc);
     RUN(test_aligned_alloc);
     RUN(test_realloc_in_place);

@@ -3,8 +3,11 @@
 //! ```text
 //! header | bitmap: a bit for each bin that is not empty | head of bin 0 | head of bin 1 | ..
 //!
-//! a free block's first granule: | next (u32) | prev (u32) | ...   granule numbers, NONE at ends
+//! a free block's first granule: | next (u32) | prev (u32) | ...   granule numbers, NONE at ends,
+//!                                                                 each XORed with KEY
 //! ```
+//!
+//! With KEY the bytes that programs fill memory with (00, ff) name no block, and not NONE either.
 //!
 //! All of it is a hint: it lies in memory that a stale pointer may scribble over. So each step is
 //! checked against the map before it is taken, and a list is never followed in a circle, because
@@ -20,6 +23,7 @@ use crate::stats::State;
 
 /// No block.
 const NONE: u32 = u32::MAX;
+const KEY: u32 = 0x5a93_c6e1;
 /// How many blocks of its own bin a request looks at before it goes to the next larger bin.
 const GLANCE: u32 = 4;
 /// How many blocks of the highest bin are looked at for the largest.
@@ -269,18 +273,18 @@ impl<'a> Bins<'a> {
     }
 
     fn next(&self, granule: u32) -> u32 {
-        self.region.load32(self.geometry.offset(granule))
+        self.region.load32(self.geometry.offset(granule)) ^ KEY
     }
 
     fn prev(&self, granule: u32) -> u32 {
-        self.region.load32(self.geometry.offset(granule) + 4)
+        self.region.load32(self.geometry.offset(granule) + 4) ^ KEY
     }
 
     fn set_next(&self, granule: u32, next: u32) {
-        self.region.store32(self.geometry.offset(granule), next);
+        self.region.store32(self.geometry.offset(granule), next ^ KEY);
     }
 
     fn set_prev(&self, granule: u32, prev: u32) {
-        self.region.store32(self.geometry.offset(granule) + 4, prev);
+        self.region.store32(self.geometry.offset(granule) + 4, prev ^ KEY);
     }
 }

@@ -183,6 +183,12 @@ impl<'a> Record<'a> {
         compiler_fence(SeqCst);
     }
 
+    /// Begins what changes no map, only the hints: nothing to do again but that.
+    pub fn open_mending(&self) {
+        self.region.store32(self.geometry.word(RECORD_OFFSET), MENDING);
+        compiler_fence(SeqCst);
+    }
+
     /// Ends the change under way, if any: the last store of a call.
     pub fn close(&self) {
         compiler_fence(SeqCst);
@@ -208,6 +214,9 @@ impl<'a> Record<'a> {
         self.geometry.word(SLOT_AT + slot as usize * SLOT_BYTES + word * 4)
     }
 }
+
+/// A seal of no change: the bit that each has is not set.
+const MENDING: u32 = 1;
 
 /// Never 0: the lowest bit is the slot, the next is set, the rest is a sum of the words.
 fn seal(slot: u32, words: [u32; SLOT_WORDS]) -> u32 {
@@ -256,6 +265,9 @@ mod tests {
             }
             region.store8(at, byte);
         }
+        record.open_mending();
+        assert!(record.is_open());
+        assert_eq!(record.read(100), None);
         record.close();
         assert!(!record.is_open());
     }

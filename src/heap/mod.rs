@@ -200,8 +200,8 @@ impl<'a> Heap<'a> {
 
     /// The size of the largest block that an allocation can find now.
     pub fn largest(&self) -> Result<u32> {
-        self.honest(|bins| bins.largest())?;
-        Ok(self.largest_seen())
+        let below = self.honest(|bins| bins.largest())?;
+        Ok(below.max(self.geometry.granules - self.top()))
     }
 
     /// The same without mending what lies: writes nothing.
@@ -242,9 +242,10 @@ impl<'a> Heap<'a> {
     /// Finishes the change that a dead owner left. May be repeated from any point. O(map).
     fn recover(&self) -> Result<()> {
         let Some(change) = self.record.read(self.watermark()) else {
-            // Not a change that anybody began: the header was scribbled over.
+            // Somebody died mending, or the record was scribbled over.
+            let mended = self.mend();
             self.record.close();
-            return self.mend();
+            return mended;
         };
         self.apply(&change);
         let rebuilt = self.rebuild();
@@ -267,13 +268,20 @@ impl<'a> Heap<'a> {
         })
     }
 
-    /// Makes the hints anew after they were found wrong.
+    /// Makes the hints anew after they were found wrong. Under a record, so that who dies here
+    /// leaves no half of them to be believed.
     #[cold]
     fn mend(&self) -> Result<()> {
         if let Some(count) = self.region.word64(self.geometry.word(RECOVERIES_OFFSET)) {
             count.fetch_add(1, Relaxed);
         }
-        self.rebuild()
+        if self.record.is_open() {
+            return self.rebuild();
+        }
+        self.record.open_mending();
+        let rebuilt = self.rebuild();
+        self.record.close();
+        rebuilt
     }
 
     /// Makes bins and counts from the map, as far as it makes sense. O(bins + blocks).

@@ -4,8 +4,8 @@ use core::ptr;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
-/// Sleeps while `word` holds `expected`, until woken or `patience` is over.
-/// True when woken, interrupted, or the word had another value already; false when time was up.
+/// Sleeps while `word` holds `expected`, until woken or `patience` is over. True when woken, or
+/// when the word had another value already; false when time was up, or for any other reason.
 pub fn wait(word: &AtomicU32, expected: u32, patience: Duration) -> bool {
     let timeout = libc::timespec {
         tv_sec: patience.as_secs() as libc::time_t,
@@ -24,7 +24,7 @@ pub fn wait(word: &AtomicU32, expected: u32, patience: Duration) -> bool {
             0,
         )
     };
-    answer == 0 || errno() != libc::ETIMEDOUT
+    answer == 0 || errno() == libc::EAGAIN
 }
 
 /// Wakes one sleeper, if there is one.

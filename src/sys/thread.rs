@@ -212,6 +212,8 @@ pub enum State {
     Asleep,
     /// Running, waiting for a page, or not to be known.
     Busy,
+    /// Ended, and not yet waited for.
+    Dead,
 }
 
 /// What the thread is doing, by /proc/TID/stat.
@@ -228,6 +230,7 @@ pub fn state(tid: u32) -> State {
     match letter {
         Some(b'T' | b't') => State::Stopped,
         Some(b'S') => State::Asleep,
+        Some(b'Z' | b'X') => State::Dead,
         _ => State::Busy,
     }
 }
