@@ -25,10 +25,12 @@ use std::hint::black_box;
 use std::sync::Once;
 
 /// Calls of a kind that a scene counts, at least.
-const SAMPLES: usize = 12;
+const SAMPLES: usize = 6;
 
-/// Worst divided by best, at most.
+/// The worst call of a kind among many blocks, divided by that among few, at most: in all scenes
+/// together, and in each, where which of a few paths a call takes is up to chance.
 const SPREAD: f64 = 1.2;
+const SPREAD_IN_SCENE: f64 = 1.3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Call {
@@ -39,8 +41,7 @@ enum Call {
     Shrink,
 }
 
-const CALLS: [Call; 5] =
-    [Call::Malloc, Call::AlignedAlloc, Call::Free, Call::Grow, Call::Shrink];
+const CALLS: [Call; 5] = [Call::Malloc, Call::AlignedAlloc, Call::Free, Call::Grow, Call::Shrink];
 
 /// How many live blocks, and in how large a pool.
 #[derive(Clone, Copy)]
@@ -60,7 +61,7 @@ const POPULATIONS: [Population; 4] = [
 
 type Scene = fn(Population) -> Counts;
 
-const SCENES: [(&str, Scene); 11] = [
+const SCENES: [(&str, Scene); 12] = [
     ("no free block", packed),
     ("no free block, map gone over before", packed_after_use),
     ("every other block free, one size", every_other),
@@ -72,6 +73,7 @@ const SCENES: [(&str, Scene); 11] = [
     ("a free block behind each", free_neighbours),
     ("never compacted", uncompacted),
     ("never split", unsplit),
+    ("every path at its longest", longest_paths),
 ];
 
 thread_local! {
@@ -162,8 +164,7 @@ impl Counted {
 
     /// In place, or it is a failure.
     fn realloc(&self, what: Call, block: *mut u8, size: usize) {
-        let function =
-            black_box(mempool_realloc as unsafe extern "C" fn(_, _, _) -> *mut c_void);
+        let function = black_box(mempool_realloc as unsafe extern "C" fn(_, _, _) -> *mut c_void);
         let pool = self.pool.0;
         // SAFETY: a handle and its live block.
         let answer = self.count(what, || unsafe { function(pool, block.cast(), size) });
@@ -426,6 +427,46 @@ fn unsplit(population: Population) -> Counts {
     counted.counts.into_inner()
 }
 
+/// Besides the n blocks, a few free ones so large that their sizes take many digits, in lists
+/// with others: what the worst calls meet by chance in the other scenes they meet here for sure,
+/// whatever n is. The memory of the large ones is never touched but for its first bytes.
+fn longest_paths(population: Population) -> Counts {
+    const TOO_SMALL: usize = 270_000 * 16;
+    const ENOUGH: usize = 500_000 * 16;
+    const ASKED: usize = TOO_SMALL + 16;
+    // What is left of a block that is large enough, or of one that was joined to others.
+    const RESTS: [usize; 2] = [ENOUGH - ASKED, 2 * TOO_SMALL + 16];
+    let few = [[TOO_SMALL; 8], [ENOUGH; 8], [RESTS[0]; 8], [RESTS[1]; 8]].concat();
+    let bytes = 140 * population.live + few.iter().sum::<usize>() + 64 * 16;
+    let (_memory, pool) = pool(population, bytes, 16, MEMPOOL_ZEROED);
+    let mut random = Random(7);
+    let _live = fill(pool, population.live, || random.log_uniform(16, 256));
+    let large: Vec<(*mut u8, *mut u8)> = few
+        .iter()
+        .map(|&size| (pool.malloc(size).expect("room"), pool.malloc(16).expect("room")))
+        .collect();
+    large.iter().for_each(|(block, _)| pool.free(*block).expect("free"));
+    let counted = Counted::new(pool);
+    for _ in 0..SAMPLES {
+        // A few of its own bin are looked at, then it is cut from a larger one, and joined again.
+        let block = counted.malloc(ASKED);
+        counted.free(block);
+        let block = counted.aligned_alloc(4096, ASKED);
+        counted.free(block);
+    }
+    for (_, block) in &large[1..7] {
+        counted.grow(*block, 32);
+        counted.grow(*block, 48);
+        counted.shrink(*block, 32);
+        counted.shrink(*block, 16);
+    }
+    for (_, block) in large[1..7].iter().step_by(2) {
+        // Free on both sides.
+        counted.free(*block);
+    }
+    counted.counts.into_inner()
+}
+
 #[test]
 fn the_counter_counts_instructions() {
     let turns = |turns: u64| {
@@ -456,17 +497,20 @@ fn no_call_depends_on_how_many_blocks_there_are() {
             if worst.iter().any(|&worst| worst > 0) {
                 row(&name, about, &worst);
             }
+            if worst.iter().any(|&more| more as f64 > SPREAD_IN_SCENE * worst[0] as f64) {
+                wide.push(format!("{name}, {about}: {worst:?}"));
+            }
         }
         let of_all = |scenes: &Vec<Counts>| scenes.iter().map(worst).max().unwrap_or(0);
         let worst: Vec<u64> = tables.iter().map(of_all).collect();
         row(&name, "worst of all", &worst);
         let (least, most) = (worst.iter().min().unwrap(), worst.iter().max().unwrap());
         if *least == 0 || *most as f64 > SPREAD * *least as f64 {
-            wide.push(format!("{call:?}: {worst:?}"));
+            wide.push(format!("{name}: {worst:?}"));
         }
         println!();
     }
-    assert!(wide.is_empty(), "more than {SPREAD} times apart: {wide:?}");
+    assert!(wide.is_empty(), "not the same for all n: {wide:#?}");
 }
 
 fn row(call: &str, scene: &str, worst: &[impl std::fmt::Display]) {

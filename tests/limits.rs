@@ -58,7 +58,8 @@ fn the_least_length_is_enough_everywhere_and_one_byte_less_is_not() {
     // SAFETY: NULL means the defaults.
     assert_eq!(unsafe { ::mempool::capi::mempool_min_len(std::ptr::null()) }, default);
     for log2 in 3..=16 {
-        let starts: &[usize] = if log2 <= 8 { &[0, 1, 7, 8, 100, 4095, 70_000] } else { &[0, 4095] };
+        let starts: &[usize] =
+            if log2 <= 8 { &[0, 1, 7, 8, 100, 4095, 70_000] } else { &[0, 4095] };
         for &start in starts {
             let mut options = options();
             options.align = 1 << log2;

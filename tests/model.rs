@@ -7,12 +7,12 @@
 
 mod common;
 
+use ::mempool::abi::*;
+use ::mempool::layout::LOCK_OFFSET;
 use common::handle::{self, Block, Stats};
 use common::memory::PAGE;
 use common::random::Random;
 use common::{child, options, Handle, Memory, Options};
-use ::mempool::abi::*;
-use ::mempool::layout::LOCK_OFFSET;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError};
 use std::cell::{Cell, RefCell};
@@ -205,7 +205,8 @@ impl World {
             Dirt::Zero => {}
             Dirt::Random(seed) => {
                 let mut random = Random(seed);
-                all.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&random.next().to_ne_bytes()));
+                all.chunks_mut(8)
+                    .for_each(|chunk| chunk.copy_from_slice(&random.next().to_ne_bytes()));
             }
             Dirt::OldPool => {
                 let mut other = common::options();
@@ -303,8 +304,9 @@ impl World {
         match size {
             Size::Bytes(bytes) => bytes,
             Size::Granules(count, less) => (count * self.align).saturating_sub(less),
-            Size::Largest(more) => (self.stats.largest_free as usize)
-                .saturating_add_signed(more * self.align as isize),
+            Size::Largest(more) => {
+                (self.stats.largest_free as usize).saturating_add_signed(more * self.align as isize)
+            }
             Size::Absurd(below) => usize::MAX - below,
             Size::AbsurdPower(log2, more) => (1usize << log2).wrapping_add_signed(more),
         }
@@ -506,7 +508,8 @@ impl World {
             Op::Overflow(count) => {
                 let size = usize::MAX / count + 1;
                 let handle = self.handle();
-                let block = self.pick(0).map_or(std::ptr::null_mut(), |(offset, _)| self.at(offset));
+                let block =
+                    self.pick(0).map_or(std::ptr::null_mut(), |(offset, _)| self.at(offset));
                 let answers = [
                     handle.calloc(count, size),
                     handle.calloc_fill(size, count, 1),
@@ -671,7 +674,8 @@ impl World {
     /// Gives a pointer that is no live block to a call that wants one.
     fn bad(&mut self, bad: Bad, pick: Pick, delta: usize, through: Through) {
         let free = self.frees().nth(pick as usize % self.frees().count().max(1)).copied();
-        let inside = |offset: u64, size: u64| (size > 1).then(|| offset + 1 + delta as u64 % (size - 1));
+        let inside =
+            |offset: u64, size: u64| (size > 1).then(|| offset + 1 + delta as u64 % (size - 1));
         let foreign = MEMPOOL_ERR_FOREIGN_POINTER;
         let not_allocated = MEMPOOL_ERR_NOT_ALLOCATED;
         let found = match bad {
@@ -794,7 +798,8 @@ impl World {
         assert!(stats.top >= self.stats.top, "top never falls");
         let new: Vec<_> = after.difference(&before).filter(|at| !change.new.contains(at)).collect();
         assert!(new.is_empty(), "cut at {new:?} for nothing");
-        let gone: Vec<_> = before.difference(&after).filter(|at| !change.gone.contains(at)).collect();
+        let gone: Vec<_> =
+            before.difference(&after).filter(|at| !change.gone.contains(at)).collect();
         assert!(gone.is_empty(), "joined at {gone:?}");
     }
 
@@ -899,7 +904,8 @@ fn setup() -> impl Strategy<Value = Setup> {
     let start = prop_oneof![3 => Just(0usize), 1 => 1..64usize, 1 => 0..5000usize];
     let align = prop_oneof![6 => Just(4u32), 6 => 3..8u32, 2 => 8..13u32, 1 => 13..=16u32];
     let min_split = prop_oneof![3 => Just(0usize), 2 => 9..128usize, 1 => 128..5000usize];
-    let flags = (prop::bool::weighted(0.25), prop::bool::weighted(0.2), any::<bool>(), any::<bool>());
+    let flags =
+        (prop::bool::weighted(0.25), prop::bool::weighted(0.2), any::<bool>(), any::<bool>());
     let flags = flags.prop_map(|(apart, whole, zeroed, uncached)| {
         (if apart { MEMPOOL_NO_COMPACT } else { 0 })
             | (if whole { MEMPOOL_NO_SPLIT } else { 0 })
@@ -1078,16 +1084,22 @@ fn endure(lie: &Lie) {
     let memory = Memory::private(lie.setup.shift + len);
     for chunk in memory.bytes_mut(0, memory.len()).chunks_mut(8) {
         // Few bytes are starts that make sense: let half of them be small numbers.
-        let word = random.next() & if random.below(2) == 0 { u64::MAX } else { 0x8383_8383_8383_8383 };
+        let word =
+            random.next() & if random.below(2) == 0 { u64::MAX } else { 0x8383_8383_8383_8383 };
         chunk.copy_from_slice(&word.to_ne_bytes());
     }
     let region = lie.setup.shift + lie.setup.start..lie.setup.shift + len;
-    let outside = [memory.bytes(0, region.start), memory.bytes(region.end, memory.len() - region.end)].concat();
+    let outside =
+        [memory.bytes(0, region.start), memory.bytes(region.end, memory.len() - region.end)]
+            .concat();
     let buffer = memory.base().wrapping_add(lie.setup.shift);
     let pool = handle::init(buffer, len, &options).expect("init");
     let inside = |block: *mut u8, size: usize| {
         let at = (block as usize).wrapping_sub(memory.base() as usize);
-        assert!(at >= region.start && at <= region.end && size <= region.end - at, "{size} at {at}");
+        assert!(
+            at >= region.start && at <= region.end && size <= region.end - at,
+            "{size} at {at}"
+        );
     };
     let mut blocks: Vec<*mut u8> = vec![std::ptr::null_mut()];
     for _ in 0..lie.calls {
@@ -1118,7 +1130,8 @@ fn endure(lie: &Lie) {
             blocks.push(block);
         }
     }
-    let now = [memory.bytes(0, region.start), memory.bytes(region.end, memory.len() - region.end)].concat();
+    let now = [memory.bytes(0, region.start), memory.bytes(region.end, memory.len() - region.end)]
+        .concat();
     assert!(now == outside, "written outside the region");
     let _ = (pool.free_all(), pool.check());
     pool.detach().expect("detach");

@@ -1,6 +1,6 @@
 /* Buffers that start anywhere, of any length from the least on: every shift 0..16, odd ones up to a page, every align.
- * Blocks are aligned by address to min(align, 4096), or more if asked; the bytes around the buffer stay as they were, and a page without
- * any access lies behind the last of them. */
+ * Blocks are aligned by address to min(align, 4096), or more if asked; the bytes around the buffer stay as they were,
+ * and a page that faults on any access lies behind the last of them. */
 #include "test.h"
 
 /* The arena: a page that faults on any access, room, a page that faults. */

@@ -187,13 +187,14 @@ static inline void churn_step(struct churn *c)
     c->steps++;
 }
 
+/* At least a little, however late it gets a processor. */
 static inline void churn_until(struct churn *c, uint64_t deadline_ns)
 {
-    while (now_ns() < deadline_ns) {
+    do {
         for (int i = 0; i < 64; i++) {
             churn_step(c);
         }
-    }
+    } while (now_ns() < deadline_ns);
 }
 
 /* Verifies and frees what the slots hold. Returns how many blocks. */

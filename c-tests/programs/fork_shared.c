@@ -1,5 +1,5 @@
-/* Processes that share a pool by fork over MAP_SHARED memory, while threads of the parent are inside calls: inherited
- * handles and handles of their own, blocks handed across by offset, and what the dead leave behind read by the parent. */
+/* Processes that share a pool by fork over MAP_SHARED memory, while a thread of the parent is inside calls: inherited
+ * handles and handles of their own, blocks handed across by offset, and what is left behind read by the parent. */
 #include "churn.h"
 
 #include <pthread.h>
@@ -35,7 +35,6 @@ static void child(mempool_t *inherited, unsigned worker, unsigned round, uint64_
     mempool_t *pool = worker % 2 ? inherited : attach(buffer, POOL_LEN);
     struct churn churn = churn_of(pool, worker, round * WORKERS + worker);
     churn_until(&churn, deadline_ns);
-    CHECK(churn.steps > 0);
     atomic_fetch_add(&board->steps, churn.steps);
     if (worker == 2) {
         OK(mempool_detach(pool)); /* some say goodbye, the others just end */
@@ -86,7 +85,6 @@ int main(void)
         }
     }
     CHECK(pthread_join(thread, NULL) == 0);
-    CHECK(work.churn.steps > 0);
 
     mempool_stats_t s = check_quiet(pool);
     CHECK(s.rejected_frees == 0 && s.recoveries == 0);

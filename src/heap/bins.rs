@@ -27,7 +27,7 @@ const KEY: u32 = 0x5a93_c6e1;
 /// How many blocks of its own bin a request looks at before it goes to the next larger bin.
 const GLANCE: u32 = 4;
 /// How many blocks of the highest bin are looked at for the largest.
-const LARGEST_LOOK: u32 = 1024;
+const LARGEST_LOOK: u32 = 64;
 
 /// The bins disagree with the map, or with themselves.
 #[derive(Debug, PartialEq, Eq)]
@@ -161,8 +161,8 @@ impl<'a> Bins<'a> {
         Ok(found)
     }
 
-    /// The size of the largest free block; should more than a thousand share the highest bin, of
-    /// the largest among the first thousand. O(1).
+    /// The size of the largest free block; should more than 64 share the highest bin, of the
+    /// largest among the first 64, which is at most a sixteenth less. O(1).
     pub fn largest(&self) -> Honest<u32> {
         let words = (0..self.geometry.bitmap_words()).rev();
         let highest = words.map(|word| (word, self.bitmap(word))).find(|&(_, bits)| bits != 0);

@@ -82,6 +82,21 @@ impl Child {
         assert_eq!(answer, 0, "kill({}, {signal}): {}", self.pid, error());
     }
 
+    /// Stops the child, and returns once it is.
+    pub fn stop(&self) {
+        self.signal(libc::SIGSTOP);
+        let mut status = 0;
+        // SAFETY: our own child, a valid status word.
+        let got = unsafe { libc::waitpid(self.pid, &mut status, libc::WUNTRACED) };
+        assert_eq!(got, self.pid, "waitpid: {}", error());
+        assert!(libc::WIFSTOPPED(status), "it ended instead: {status:#x}");
+    }
+
+    /// Lets a stopped child go on.
+    pub fn go_on(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
     /// Waits for the end; after `limit` kills the child and says None.
     pub fn wait(self, limit: Duration) -> Option<End> {
         let deadline = Instant::now() + limit;
@@ -148,7 +163,10 @@ pub fn fresh(test: &str, body: impl FnOnce()) {
         .expect("this program starts again");
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
-    println!("{said}");
-    assert!(output.status.success(), "{test}: {}\n{said}{complained}", output.status);
+    // Without what its harness says, which would be counted with what ours says.
+    let of_harness =
+        |line: &&str| ["running ", "test result: "].iter().any(|own| line.starts_with(own));
+    said.lines().filter(|line| !of_harness(line)).for_each(|line| println!("{line}"));
+    assert!(output.status.success(), "{test}: {}\n{complained}", output.status);
     assert!(said.contains("1 passed"), "no test is named {test}:\n{said}");
 }

@@ -64,8 +64,7 @@ impl Memory {
         };
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: replaces a part of our own reservation.
-        let got =
-            unsafe { libc::mmap(base.cast(), len, access, sort | libc::MAP_FIXED, file, 0) };
+        let got = unsafe { libc::mmap(base.cast(), len, access, sort | libc::MAP_FIXED, file, 0) };
         assert_ne!(got, libc::MAP_FAILED, "mapping {len} bytes: {}", error());
         // SAFETY: the range was just mapped. Fails where the kernel has no huge pages: as good.
         unsafe { libc::madvise(base.cast(), len, libc::MADV_NOHUGEPAGE) };

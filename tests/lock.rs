@@ -1,0 +1,647 @@
+//! The lock, among processes that really die: killed at random and inside calls, stopped, or a
+//! single thread of them ended; and words that no owner ever wrote.
+
+mod common;
+
+use ::mempool::abi::*;
+use ::mempool::layout::LOCK_OFFSET;
+use common::child::{self, Child, End};
+use common::memory::error;
+use common::random::Random;
+use common::{handle, options, Handle, Memory};
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use std::time::{Duration, Instant};
+
+/// Nothing here may take longer, and what hangs is killed then.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The tests that depend on chance go on until they had it so often, and at least for so long.
+const LUCK: u64 = 20;
+
+fn chance() -> Duration {
+    let seconds = std::env::var("MEMPOOL_TEST_SECONDS").ok();
+    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(6))
+}
+
+const TID_MASK: u32 = 0x3fff_ffff;
+const WAITERS: u32 = 1 << 31;
+const OWNER_DIED: u32 = 1 << 30;
+
+/// A pool in memory that children share.
+struct Shared {
+    memory: Memory,
+    pool: Handle,
+}
+
+fn shared(len: usize) -> Shared {
+    pool_in(Memory::shared(len))
+}
+
+fn pool_in(memory: Memory) -> Shared {
+    let pool = handle::init(memory.base(), memory.len(), &options()).expect("init");
+    Shared { memory, pool }
+}
+
+impl Shared {
+    /// The lock's futex word.
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: inside the header, which lies at the mapping's first byte, a multiple of 8.
+        unsafe { &*self.memory.base().add(LOCK_OFFSET).cast::<AtomicU32>() }
+    }
+
+    /// Everything was given back: the pool is whole again.
+    fn must_be_whole(&self, first: u64) {
+        self.pool.must_check();
+        let stats = self.pool.stats();
+        assert_eq!((stats.used_count, stats.free_count, stats.top), (0, 0, first));
+    }
+}
+
+fn gettid() -> u32 {
+    // SAFETY: takes and touches nothing.
+    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+}
+
+// Workers, and what they say of themselves in memory that outlives them.
+
+const SLOTS: usize = 32;
+/// The slot's block is being freed or moved: whether it still lives is unknown.
+const IN_MOTION: u64 = 1 << 63;
+
+#[repr(C)]
+struct Worker {
+    /// Its thread's number, as in the lock's word.
+    tid: AtomicU32,
+    stop: AtomicU32,
+    calls: AtomicU64,
+    /// Offsets of the blocks that it holds; 0 for none.
+    slots: [AtomicU64; SLOTS],
+}
+
+/// So many workers' words, in memory of their own.
+struct Log {
+    memory: Memory,
+}
+
+impl Log {
+    fn new(workers: usize) -> Log {
+        Log { memory: Memory::shared(workers * size_of::<Worker>()) }
+    }
+
+    fn worker(&self, at: usize) -> &Worker {
+        assert!((at + 1) * size_of::<Worker>() <= self.memory.len());
+        // SAFETY: inside the mapping, aligned, atomics of which zero is a value.
+        unsafe { &*self.memory.base().cast::<Worker>().add(at) }
+    }
+}
+
+/// A block's bytes tell its own offset, and its size.
+fn stamp(block: *mut u8, offset: u64, size: usize) {
+    // SAFETY: the caller's own block of at least that size, which is 16 or more.
+    unsafe {
+        block.write_bytes(offset as u8 ^ 0x5a, size);
+        block.cast::<u64>().write_unaligned(offset);
+        block.add(8).cast::<u32>().write_unaligned(size as u32);
+    }
+}
+
+fn is_stamped(block: *const u8, offset: u64, usable: usize) -> bool {
+    // SAFETY: the caller's own live block of that size.
+    let bytes = unsafe { std::slice::from_raw_parts(block, usable) };
+    let size = u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) as usize;
+    bytes[..8] == offset.to_ne_bytes()
+        && (12..=usable).contains(&size)
+        && bytes[12..size].iter().all(|&byte| byte == offset as u8 ^ 0x5a)
+}
+
+impl Worker {
+    /// Allocates, moves and frees until told to stop, saying what it holds. Never allocates
+    /// outside the pool: it may be ended anywhere.
+    fn work(&self, pool: Handle, seed: u64) {
+        self.tid.store(gettid(), Relaxed);
+        let mut random = Random(seed);
+        while self.stop.load(Relaxed) == 0 {
+            let slot = &self.slots[random.below(SLOTS)];
+            let held = slot.load(Relaxed);
+            let size = 16 + random.below(400);
+            let block = match held {
+                0 => pool.malloc(size),
+                _ => {
+                    let block = pool.pointer(held);
+                    assert!(is_stamped(block, held, pool.usable_size(block)), "lost {held}");
+                    slot.store(held | IN_MOTION, Relaxed);
+                    if random.below(4) == 0 {
+                        pool.realloc(block, size)
+                    } else {
+                        pool.free(block).expect("free");
+                        slot.store(0, Relaxed);
+                        Ok(std::ptr::null_mut())
+                    }
+                }
+            };
+            let block = block.expect("the pool is large enough for all that is lost");
+            if !block.is_null() {
+                let offset = pool.offset(block);
+                stamp(block, offset, size);
+                slot.store(offset, Relaxed);
+            }
+            self.calls.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Runs `work` in a child.
+    fn start(&self, pool: Handle, seed: u64) -> Child {
+        self.tid.store(0, Relaxed);
+        child::fork(|| {
+            self.work(pool, seed);
+            0
+        })
+    }
+
+    /// After its end: what it held is still there; what was in motion may be either.
+    fn settle(&self, pool: Handle) {
+        for slot in &self.slots {
+            let held = slot.load(Relaxed);
+            if held & IN_MOTION != 0 {
+                slot.store(0, Relaxed);
+            } else if held != 0 {
+                let block = pool.pointer(held);
+                let usable = pool.usable_size(block);
+                assert!(usable > 0, "the block at {held} was delivered, and is gone");
+                assert!(is_stamped(block, held, usable), "the block at {held} has other bytes");
+            }
+        }
+    }
+
+    /// Frees what it held.
+    fn give_back(&self, pool: Handle) {
+        for slot in &self.slots {
+            let held = slot.swap(0, Relaxed);
+            if held != 0 {
+                pool.free(pool.pointer(held)).expect("free");
+            }
+        }
+    }
+
+    #[track_caller]
+    fn must_go_on(&self) {
+        let (before, start) = (self.calls.load(Relaxed), Instant::now());
+        while self.calls.load(Relaxed) < before + 10 {
+            assert!(start.elapsed() < Duration::from_secs(20), "no call returned for 20 s");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Frees the blocks that nobody knows of: of each death at most one, whose call was about to
+/// return or had not begun.
+fn free_the_lost(pool: Handle, deaths: u64) {
+    let blocks = pool.walk();
+    let lost = blocks.iter().filter(|block| block.state == MEMPOOL_BLOCK_LIVE);
+    let mut count = 0;
+    for block in lost {
+        pool.free(pool.pointer(block.offset)).expect("free");
+        count += 1;
+    }
+    assert!(count <= deaths, "{count} blocks lost by {deaths} deaths");
+}
+
+#[test]
+fn killed_at_random_a_process_loses_nothing_of_the_others() {
+    const WORKERS: usize = 3;
+    child::run(LIMIT + chance(), || {
+        let shared = shared(8 << 20);
+        let (pool, first) = (shared.pool, shared.pool.stats().top);
+        let log = Log::new(WORKERS);
+        let mut random = Random(1);
+        let mut children: Vec<Option<Child>> =
+            (0..WORKERS).map(|at| Some(log.worker(at).start(pool, at as u64))).collect();
+        let (mut kills, start) = (0, Instant::now());
+        while start.elapsed() < chance() || pool.stats().recoveries < LUCK {
+            std::thread::sleep(Duration::from_micros(random.below(1500) as u64));
+            // One, or two at once.
+            let from = random.below(WORKERS);
+            let victims = (0..1 + random.below(2)).map(|k| (from + k) % WORKERS);
+            let dying: Vec<(usize, Child)> =
+                victims.map(|at| (at, children[at].take().expect("it lives"))).collect();
+            dying.iter().for_each(|(_, child)| child.signal(libc::SIGKILL));
+            for (at, child) in dying {
+                assert_eq!(child.kill(), End::Signal(libc::SIGKILL), "it gave up before");
+                kills += 1;
+                log.worker(at).settle(pool);
+                // The next one goes on with the same blocks.
+                children[at] = Some(log.worker(at).start(pool, WORKERS as u64 + kills));
+            }
+            if kills % 64 == 0 {
+                pool.must_check();
+                (0..WORKERS).for_each(|at| log.worker(at).must_go_on());
+            }
+        }
+        (0..WORKERS).for_each(|at| log.worker(at).stop.store(1, Relaxed));
+        for child in children.into_iter().flatten() {
+            assert_eq!(child.wait(LIMIT), Some(End::Exit(0)));
+        }
+        (0..WORKERS).for_each(|at| {
+            log.worker(at).settle(pool);
+            log.worker(at).give_back(pool);
+        });
+        pool.must_check();
+        let recoveries = pool.stats().recoveries;
+        eprintln!("{kills} processes killed, {recoveries} of them holding the lock");
+        free_the_lost(pool, kills);
+        shared.must_be_whole(first);
+    });
+}
+
+/// Stops a worker at a moment when it holds the lock.
+fn stop_inside(shared: &Shared, child: &Child, worker: &Worker) {
+    let start = Instant::now();
+    loop {
+        child.stop();
+        let tid = worker.tid.load(Relaxed);
+        if tid != 0 && shared.word().load(Relaxed) & TID_MASK == tid {
+            return;
+        }
+        child.go_on();
+        assert!(start.elapsed() < Duration::from_secs(30), "never found inside a call");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// Returns when the word says that somebody sleeps, and no worker of these gets on.
+fn all_wait(shared: &Shared, log: &Log, workers: &[usize]) {
+    let start = Instant::now();
+    let calls = || workers.iter().map(|&at| log.worker(at).calls.load(Relaxed)).sum::<u64>();
+    loop {
+        let before = calls();
+        std::thread::sleep(Duration::from_millis(20));
+        if shared.word().load(Relaxed) & WAITERS != 0 && calls() == before {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "nobody waits for the lock");
+    }
+}
+
+#[test]
+fn killed_inside_a_call_a_process_is_followed_at_once() {
+    child::run(LIMIT, || {
+        let shared = shared(1 << 20);
+        let (pool, first) = (shared.pool, shared.pool.stats().top);
+        let log = Log::new(3);
+        let workers = [0, 1, 2].map(|at| log.worker(at));
+        let mut owner = workers[0].start(pool, 0);
+        let mut waiter = workers[1].start(pool, 1);
+        let other = workers[2].start(pool, 2);
+        let (mut slowest, mut deaths) = (Duration::ZERO, 0);
+        for round in 0..60 {
+            stop_inside(&shared, &owner, workers[0]);
+            all_wait(&shared, &log, &[1, 2]);
+            if round % 3 == 0 {
+                // One of those asleep dies first: its wake-up must not be lost with it.
+                assert_eq!(waiter.kill(), End::Signal(libc::SIGKILL));
+                deaths += 1;
+                workers[1].settle(pool);
+                waiter = workers[1].start(pool, round);
+            }
+            let before = [1, 2].map(|at| log.worker(at).calls.load(Relaxed));
+            let start = Instant::now();
+            assert_eq!(owner.kill(), End::Signal(libc::SIGKILL));
+            deaths += 1;
+            while [1, 2].iter().zip(before).all(|(&at, n)| log.worker(at).calls.load(Relaxed) == n)
+            {
+                assert!(start.elapsed() < Duration::from_secs(20), "the waiters sleep on");
+                std::hint::spin_loop();
+            }
+            slowest = slowest.max(start.elapsed());
+            workers[0].settle(pool);
+            assert_eq!(pool.stats().recoveries, round + 1, "found out, once");
+            owner = workers[0].start(pool, 100 + round);
+        }
+        eprintln!("60 owners killed; the next one was in after {slowest:?} at most");
+        workers.iter().for_each(|worker| worker.stop.store(1, Relaxed));
+        for child in [owner, waiter, other] {
+            assert_eq!(child.wait(LIMIT), Some(End::Exit(0)));
+        }
+        workers.iter().for_each(|worker| worker.give_back(pool));
+        free_the_lost(pool, deaths);
+        shared.must_be_whole(first);
+    });
+}
+
+#[test]
+fn stopped_inside_a_call_a_process_is_waited_for() {
+    child::run(LIMIT, || {
+        let shared = shared(1 << 20);
+        let (pool, first) = (shared.pool, shared.pool.stats().top);
+        let log = Log::new(2);
+        let workers = [0, 1].map(|at| log.worker(at));
+        let children = [0, 1].map(|at| workers[at].start(pool, at as u64));
+        // The last time for longer than a word would be believed that lies.
+        for pause in [50, 50, 50, 50, 300, 4000].map(Duration::from_millis) {
+            stop_inside(&shared, &children[0], workers[0]);
+            let tid = workers[0].tid.load(Relaxed);
+            all_wait(&shared, &log, &[1]);
+            let calls = workers[1].calls.load(Relaxed);
+            std::thread::sleep(pause);
+            assert_eq!(shared.word().load(Relaxed) & TID_MASK, tid, "the lock was stolen");
+            assert_eq!(workers[1].calls.load(Relaxed), calls, "somebody was inside with it");
+            children[0].go_on();
+            workers.iter().for_each(|worker| worker.must_go_on());
+        }
+        workers.iter().for_each(|worker| worker.stop.store(1, Relaxed));
+        for child in children {
+            assert_eq!(child.wait(LIMIT), Some(End::Exit(0)), "all went on");
+        }
+        assert_eq!(pool.stats().recoveries, 0, "nobody died");
+        workers.iter().for_each(|worker| worker.give_back(pool));
+        shared.must_be_whole(first);
+    });
+}
+
+// Threads that end inside a call, while their process goes on.
+
+struct Doomed {
+    pool: Handle,
+    worker: *const Worker,
+}
+
+extern "C" fn doomed(argument: *mut c_void) -> *mut c_void {
+    // SAFETY: made by `end_inside`, which outlives the thread.
+    let Doomed { pool, worker } = unsafe { &*argument.cast::<Doomed>() };
+    // SAFETY: the log lives longer than any worker.
+    unsafe { &**worker }.work(*pool, 1);
+    std::ptr::null_mut()
+}
+
+/// Ends the thread that gets the signal, wherever it is, and nothing else.
+extern "C" fn end_thread(_signal: c_int) {
+    // SAFETY: does not return; the process goes on.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
+
+/// Starts a thread that works, and ends it after a while: not by returning, but in the middle.
+fn end_inside(pool: Handle, worker: &Worker, after: Duration) {
+    worker.tid.store(0, Relaxed);
+    let mut thread: libc::pthread_t = 0;
+    let argument = Doomed { pool, worker };
+    // Not a std thread: joining one that never returned would panic.
+    // SAFETY: the argument outlives the thread, which is joined below.
+    unsafe {
+        let argument = (&raw const argument).cast_mut().cast();
+        let answer = libc::pthread_create(&mut thread, std::ptr::null(), doomed, argument);
+        assert_eq!(answer, 0, "pthread_create");
+    }
+    while worker.tid.load(Relaxed) == 0 {
+        std::hint::spin_loop();
+    }
+    std::thread::sleep(after);
+    // SAFETY: the thread has not been joined.
+    unsafe {
+        assert_eq!(libc::pthread_kill(thread, libc::SIGUSR1), 0);
+        assert_eq!(libc::pthread_join(thread, std::ptr::null_mut()), 0);
+    }
+}
+
+#[test]
+fn a_thread_that_ends_inside_a_call_is_cleaned_up_after() {
+    child::run(LIMIT + chance(), || {
+        // SAFETY: all zero is a valid sigaction; the handler makes one system call.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = end_thread as extern "C" fn(c_int) as usize;
+            let answer = libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
+            assert_eq!(answer, 0, "{}", error());
+        }
+        for memory in [Memory::shared(8 << 20), Memory::private(8 << 20)] {
+            let shared = pool_in(memory);
+            let (pool, first) = (shared.pool, shared.pool.stats().top);
+            let log = Log::new(2);
+            let [doomed, living] = [0, 1].map(|at| log.worker(at));
+            let mut random = Random(3);
+            let mut ended = 0;
+            std::thread::scope(|scope| {
+                scope.spawn(|| living.work(pool, 2));
+                let start = Instant::now();
+                while start.elapsed() < chance() / 4 || pool.stats().recoveries < LUCK {
+                    end_inside(pool, doomed, Duration::from_micros(random.below(500) as u64));
+                    ended += 1;
+                    doomed.settle(pool);
+                    if ended % 64 == 0 {
+                        pool.must_check();
+                        living.must_go_on();
+                    }
+                }
+                living.stop.store(1, Relaxed);
+            });
+            let recoveries = pool.stats().recoveries;
+            eprintln!("{ended} threads ended, {recoveries} of them holding the lock");
+            doomed.give_back(pool);
+            living.give_back(pool);
+            free_the_lost(pool, ended);
+            shared.must_be_whole(first);
+        }
+    });
+}
+
+#[test]
+fn what_a_thread_held_outlives_it() {
+    let shared = shared(1 << 16);
+    let (pool, first) = (shared.pool, shared.pool.stats().top);
+    let blocks = std::thread::spawn(move || {
+        [16, 100, 1000].map(|size| {
+            let block = pool.malloc(size).expect("malloc");
+            stamp(block, pool.offset(block), size);
+            pool.offset(block)
+        })
+    });
+    for offset in blocks.join().expect("it ended well") {
+        let block = pool.pointer(offset);
+        assert!(is_stamped(block, offset, pool.usable_size(block)));
+        pool.free(block).expect("free");
+    }
+    assert_eq!(pool.stats().recoveries, 0);
+    shared.must_be_whole(first);
+}
+
+/// A child has its own copy of a private pool, with the lock as it was: held by a thread that the
+/// child does not have.
+#[test]
+fn a_forked_childs_copy_of_a_held_lock_is_freed() {
+    child::run(LIMIT, || {
+        let shared = pool_in(Memory::private(1 << 20));
+        let (pool, first) = (shared.pool, shared.pool.stats().top);
+        let log = Log::new(1);
+        let worker = log.worker(0);
+        let (mut children, mut held) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| worker.work(pool, 1));
+            worker.must_go_on();
+            while children < 300 || held < LUCK {
+                children += 1;
+                let child = child::fork(|| {
+                    let is_held = shared.word().load(Relaxed) != 0;
+                    let block = pool.malloc(100).expect("malloc");
+                    pool.must_check();
+                    pool.free(block).expect("free");
+                    i32::from(is_held)
+                });
+                match child.wait(LIMIT) {
+                    Some(End::Exit(0)) => {}
+                    Some(End::Exit(1)) => held += 1,
+                    end => panic!("the child: {end:?}"),
+                }
+                worker.must_go_on();
+            }
+            worker.stop.store(1, Relaxed);
+        });
+        eprintln!("{children} children, {held} with the lock held");
+        assert_eq!(pool.stats().recoveries, 0, "the parent's pool is another one");
+        worker.give_back(pool);
+        shared.must_be_whole(first);
+    });
+}
+
+// Words that no owner wrote.
+
+/// With the lock's word overwritten, calls by two threads end in time, well or with CORRUPTED.
+/// Whether they ended well.
+fn endure(shared: &Shared, word: u32, limit: Duration) -> bool {
+    shared.word().store(word, Relaxed);
+    let pool = shared.pool;
+    let call = move || {
+        let start = Instant::now();
+        let answer = pool.malloc(100).and_then(|block| pool.free(block));
+        assert!(start.elapsed() < limit, "word {word:#x}: {:?}", start.elapsed());
+        match answer {
+            Ok(()) => true,
+            Err(MEMPOOL_ERR_CORRUPTED) => false,
+            Err(status) => panic!("word {word:#x}: {status}: {}", handle::last_message()),
+        }
+    };
+    let (here, there) = std::thread::scope(|scope| {
+        let there = scope.spawn(call);
+        (call(), there.join().expect("it ended well"))
+    });
+    assert_eq!(here, there, "word {word:#x}");
+    if here {
+        pool.must_check();
+        assert_eq!(shared.word().load(Relaxed), 0, "free again");
+    }
+    here
+}
+
+/// A thread of this process that never ends, and its number.
+fn thread(mut body: impl FnMut() + Send + 'static) -> u32 {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        send.send(gettid()).expect("the test waits for it");
+        loop {
+            body();
+        }
+    });
+    receive.recv().expect("it started")
+}
+
+fn sleep_long() {
+    std::thread::sleep(Duration::from_secs(3600));
+}
+
+/// A number that a process had that has ended.
+fn dead() -> u32 {
+    let child = child::fork(|| 0);
+    let pid = child.pid as u32;
+    assert_eq!(child.wait(LIMIT), Some(End::Exit(0)));
+    pid
+}
+
+#[test]
+fn a_word_that_names_nobody_is_taken_over() {
+    child::run(LIMIT, || {
+        for memory in [Memory::shared(1 << 16), Memory::private(1 << 16)] {
+            let shared = pool_in(memory);
+            let mut random = Random(4);
+            let (me, dead) = (gettid(), dead());
+            let mut words = vec![me, dead, 0x3fff_ffff, 0x2000_0000, OWNER_DIED, 0];
+            words.extend((0..20).map(|_| random.next() as u32 | 0x2000_0000));
+            for word in words {
+                for bits in [0, WAITERS, OWNER_DIED, WAITERS | OWNER_DIED] {
+                    let well = endure(&shared, word | bits, Duration::from_secs(10));
+                    assert!(well, "nobody has {word:#x}, yet: {}", handle::last_message());
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_word_that_names_a_sleeper_ends_in_time() {
+    child::run(LIMIT, || {
+        // SAFETY: takes and touches nothing.
+        let parent = unsafe { libc::getppid() } as u32;
+        let ours = thread(sleep_long);
+        for is_shared in [true, false] {
+            for tid in [ours, parent, 1] {
+                let len = 1 << 16;
+                let memory = if is_shared { Memory::shared(len) } else { Memory::private(len) };
+                let shared = pool_in(memory);
+                let well = endure(&shared, tid, Duration::from_secs(45));
+                // Another process cannot have written into private memory.
+                let can_be = is_shared || tid == ours;
+                assert_eq!(well, !can_be, "{tid} in memory that is shared: {is_shared}");
+                let again = handle::init(shared.memory.base(), len, &options()).expect("init");
+                again.malloc(16).expect("a new pool works");
+            }
+        }
+    });
+}
+
+/// A thread that does something may be inside a call for long, and so may one whose number means
+/// nobody here, if it is from another namespace: both are believed for half a minute.
+#[test]
+fn a_word_that_may_name_somebody_ends_in_time() {
+    let limit = Duration::from_secs(60);
+    let busy = child::fork(|| {
+        let shared = shared(1 << 16);
+        i32::from(endure(&shared, thread(std::hint::spin_loop), limit))
+    });
+    let elsewhere = child::fork(|| {
+        let shared = shared(1 << 16);
+        // The namespace of the numbers: not this one.
+        shared.memory.bytes_mut(LOCK_OFFSET + 8, 4).fill(0xff);
+        i32::from(endure(&shared, dead(), limit))
+    });
+    for (child, name) in [(busy, "busy"), (elsewhere, "of another namespace")] {
+        assert_eq!(child.wait(LIMIT), Some(End::Exit(0)), "{name}: neither stolen nor waited for");
+    }
+}
+
+/// The word beside it tells which boot of the machine the lock belongs to.
+#[test]
+fn random_bytes_over_word_and_boot_never_hang_a_call() {
+    child::run(LIMIT, || {
+        let memory = Memory::shared(1 << 16);
+        let mut random = Random(5);
+        for _ in 0..300 {
+            let pool = handle::init(memory.base(), memory.len(), &options()).expect("init");
+            for word in memory.bytes_mut(LOCK_OFFSET, 8).chunks_mut(4) {
+                let value = random.next() as u32;
+                match random.below(4) {
+                    0 => {}
+                    1 => word.fill(0),
+                    // No thread has such a number: one that lives would cost seconds.
+                    2 => word.copy_from_slice(&(value | 0x2000_0000).to_ne_bytes()),
+                    _ => word.fill(0xff),
+                }
+            }
+            let start = Instant::now();
+            let attached = handle::attach(memory.base(), memory.len(), &options());
+            for pool in [Ok(pool), attached].into_iter().flatten() {
+                let block = pool.malloc(100).expect("nobody holds it");
+                pool.free(block).expect("free");
+                pool.must_check();
+            }
+            assert_eq!(attached.map(|_| ()), Ok(()));
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        }
+    });
+}
