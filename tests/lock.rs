@@ -218,7 +218,7 @@ fn killed_at_random_a_process_loses_nothing_of_the_others() {
             (0..WORKERS).map(|at| Some(log.worker(at).start(pool, at as u64))).collect();
         let (mut kills, start) = (0, Instant::now());
         while start.elapsed() < chance() || pool.stats().recoveries < LUCK {
-            std::thread::sleep(Duration::from_micros(random.below(1500) as u64));
+            std::thread::sleep(Duration::from_micros(random.below(800) as u64));
             // One, or two at once.
             let from = random.below(WORKERS);
             let victims = (0..1 + random.below(2)).map(|k| (from + k) % WORKERS);
@@ -592,6 +592,27 @@ fn a_word_that_names_a_sleeper_ends_in_time() {
                 again.malloc(16).expect("a new pool works");
             }
         }
+    });
+}
+
+/// A profiler's timer, say: waiting is not over, nor begun again, when a signal comes.
+#[test]
+fn signals_make_no_wait_longer() {
+    extern "C" fn nothing(_signal: c_int) {}
+    child::run(LIMIT, || {
+        let shared = shared(1 << 16);
+        let asleep = thread(sleep_long);
+        // SAFETY: all zero is valid for both; the handler does nothing.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as extern "C" fn(c_int) as usize;
+            assert_eq!(libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()), 0);
+            let millisecond = libc::timeval { tv_sec: 0, tv_usec: 1000 };
+            let timer = libc::itimerval { it_interval: millisecond, it_value: millisecond };
+            assert_eq!(libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()), 0);
+        }
+        assert!(endure(&shared, dead(), Duration::from_secs(10)), "nobody holds it");
+        assert!(!endure(&shared, asleep, Duration::from_secs(45)), "somebody may hold it");
     });
 }
 

@@ -671,6 +671,26 @@ fn a_stale_write_after_free_harms_nothing() {
     pool.must_check();
 }
 
+/// Nor does it hide a free block: NULL still means that no free run fits.
+#[test]
+fn a_stale_write_after_free_loses_no_block() {
+    for byte in [0x00, 0x01, 0x7f, 0x80, 0xff] {
+        for written in [1, 4, 8, 16, 64] {
+            let Fresh { memory: _memory, pool } = fresh(|_| ());
+            let blocks: Vec<_> = std::iter::from_fn(|| pool.malloc(64).ok()).collect();
+            let free = blocks.iter().step_by(2);
+            free.clone().for_each(|&block| pool.free(block).expect("free"));
+            for &stale in free.clone() {
+                // SAFETY: memory of this test's own, if no longer of its block.
+                unsafe { stale.write_bytes(byte, written) };
+            }
+            let again = (0..).take_while(|_| pool.malloc(64).is_ok()).count();
+            assert_eq!(again, free.count(), "{written} bytes of {byte:#x} over each");
+            pool.must_check();
+        }
+    }
+}
+
 /// Workers that allocate, stamp, hand over, verify and free: threads of two processes.
 #[test]
 fn workers_lose_duplicate_and_tear_nothing() {
