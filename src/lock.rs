@@ -101,14 +101,10 @@ impl Lock {
         if is_new {
             self.introduce();
         }
-        let announcement = me.announce(word);
-        let (owner_died, announcement) =
-            if word.compare_exchange(0, me.tid, Acquire, Relaxed).is_ok() {
-                (false, announcement)
-            } else {
-                drop(announcement);
-                self.acquire_slowly(word, me)?
-            };
+        let (owner_died, announcement) = match self.acquire_free(word, me) {
+            Some(announcement) => (false, announcement),
+            None => self.acquire_slowly(word, me)?,
+        };
         if is_new {
             // Once more: the last owner may have settled since.
             self.introduce();
@@ -194,6 +190,16 @@ impl Lock {
             self.region.store32(self.namespace_at, MANY_NAMESPACES);
         }
         self.mapping.store(UNKNOWN, Relaxed);
+    }
+
+    /// Takes the lock if it is free. Announced only then: a thread that dies with the word of
+    /// another namespace's thread of its number announced would be taken for that one.
+    fn acquire_free(&self, word: &AtomicU32, me: sys::Me) -> Option<sys::Announcement> {
+        if word.load(Relaxed) != 0 {
+            return None;
+        }
+        let announcement = me.announce(word);
+        word.compare_exchange(0, me.tid, Acquire, Relaxed).is_ok().then_some(announcement)
     }
 
     #[cold]

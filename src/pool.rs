@@ -39,7 +39,7 @@ impl Pool {
         let geometry = Geometry::plan(region.address(), len, options)?;
         let pool = Pool::new(region, Header { geometry, id: sys::random() });
         let held = pool.lock.seize()?;
-        pool.format();
+        pool.format(true);
         drop(held);
         Ok(pool)
     }
@@ -86,7 +86,7 @@ impl Pool {
             // Somebody may have made it before we got the lock.
             let made = is_blank(&region, header);
             if made {
-                pool.format();
+                pool.format(region.load64(header) != FORMATTING);
             }
             drop(held);
             if made {
@@ -321,7 +321,7 @@ impl Pool {
     }
 
     /// Writes a new pool's header, for who holds its lock. The magic comes last.
-    fn format(&self) {
+    fn format(&self, is_untouched: bool) {
         self.set_magic(FORMATTING);
         for offset in (8..HEADER_BYTES).step_by(8) {
             if !matches!(offset, LOCK_OFFSET | NAMESPACE_OFFSET) {
@@ -329,7 +329,7 @@ impl Pool {
             }
         }
         self.geometry.write(&self.region, self.id);
-        self.heap().format();
+        self.heap().format(is_untouched);
         self.set_magic(MAGIC);
     }
 

@@ -81,20 +81,15 @@ impl<'a> Bins<'a> {
         Ok(())
     }
 
+    /// Whether a free block of the map is in its bin, as its links and theirs agree. O(1).
+    pub fn hold(&self, block: Free) -> Honest<()> {
+        self.links(block).map(|_| ())
+    }
+
     /// Takes a free block out; the map must still have it. O(1).
     pub fn unlink(&self, block: Free) -> Honest<()> {
-        let (granule, size) = block;
-        let bin = self.geometry.bin_of(size);
-        let (next, prev) = (self.next(granule), self.prev(granule));
-        let next_agrees = next == NONE || self.belongs(next, bin) && self.prev(next) == granule;
-        let prev_agrees = if prev == NONE {
-            self.head(bin) == granule
-        } else {
-            self.belongs(prev, bin) && self.next(prev) == granule
-        };
-        if !next_agrees || !prev_agrees {
-            return Err(Lie);
-        }
+        let bin = self.geometry.bin_of(block.1);
+        let (next, prev) = self.links(block)?;
         if next != NONE {
             self.set_prev(next, prev);
         }
@@ -107,6 +102,24 @@ impl<'a> Bins<'a> {
             self.set_bit(bin, false);
         }
         Ok(())
+    }
+
+    /// A free block's neighbours in its bin, next and previous, which must agree.
+    fn links(&self, block: Free) -> Honest<(u32, u32)> {
+        let (granule, size) = block;
+        let bin = self.geometry.bin_of(size);
+        let (next, prev) = (self.next(granule), self.prev(granule));
+        let next_agrees = next == NONE || self.belongs(next, bin) && self.prev(next) == granule;
+        let prev_agrees = if prev == NONE {
+            self.head(bin) == granule
+        } else {
+            self.belongs(prev, bin) && self.next(prev) == granule
+        };
+        if next_agrees && prev_agrees {
+            Ok((next, prev))
+        } else {
+            Err(Lie)
+        }
     }
 
     /// A free block of `size` granules or more that `fits`: the best of the first few in its own

@@ -116,14 +116,15 @@ impl Change {
     /// Whether it stays inside a map of which `known` granules are known.
     fn is_possible(&self, known: u32) -> bool {
         let sizes = self.new.iter().map(|block| u64::from(block.size)).sum::<u64>();
-        let row_fits = u64::from(self.at) + sizes <= u64::from(known);
+        let end = u64::from(self.at) + sizes;
+        let row_fits = end <= u64::from(self.top) && self.at <= self.top && self.top <= known;
         let lives = self.row().filter(|(_, block)| block.state == State::Live).count();
         let kind_agrees = match self.kind {
             Kind::Alloc | Kind::Resize => lives == 1,
             Kind::Free | Kind::FreeAll => lives == 0,
         };
         let olds_fit = self.old.iter().all(|&start| start == NOWHERE || start < known);
-        row_fits && kind_agrees && olds_fit && self.top <= known
+        row_fits && kind_agrees && olds_fit
     }
 
     fn encode(&self) -> [u32; SLOT_WORDS] {

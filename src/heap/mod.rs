@@ -80,15 +80,13 @@ impl<'a> Heap<'a> {
         }
     }
 
-    /// Makes the heap of a new pool: no blocks. Touches the header only.
-    pub fn format(&self) {
+    /// Makes the heap of a new pool: no blocks. If the caller promised zero bytes, and nobody has
+    /// begun a pool here since, the whole map is known. Touches the header only.
+    pub fn format(&self, is_untouched: bool) {
+        let is_known = is_untouched && self.geometry.has(ZEROED);
         self.record.close();
         self.words.set_top(0);
-        self.words.set_watermark(if self.geometry.has(ZEROED) {
-            self.geometry.granules
-        } else {
-            0
-        });
+        self.words.set_watermark(if is_known { self.geometry.granules } else { 0 });
         self.words.set_counts(Counts::default());
         self.bins.reset();
     }
@@ -152,7 +150,7 @@ impl<'a> Heap<'a> {
         let size = self.live_size(granule)?;
         let compact = !self.geometry.has(NO_COMPACT);
         let end = granule + size;
-        let left = self.map.free_before(granule).filter(|_| compact);
+        let left = self.map.free_before(granule).filter(|&left| compact && self.is_free(left));
         let right = self.free_at(end).filter(|_| compact);
         let start = left.map_or(granule, |(start, _)| start);
         let stop = right.map_or(end, |(_, size)| end + size);
@@ -239,6 +237,13 @@ impl<'a> Heap<'a> {
         self.bins.count().ok()
     }
 
+    /// Whether what the map shows before a block is a free block. It is not if the caller promised
+    /// zero bytes where there were others: then a block's inside may look like the end of one. But
+    /// the bins never have such a block.
+    fn is_free(&self, left: Free) -> bool {
+        self.honest(|bins| bins.hold(left)).is_ok()
+    }
+
     /// Finishes the change that a dead owner left. May be repeated from any point. O(map).
     fn recover(&self) -> Result<()> {
         let Some(change) = self.record.read(self.watermark()) else {
@@ -249,11 +254,14 @@ impl<'a> Heap<'a> {
         };
         self.apply(&change);
         let rebuilt = self.rebuild();
-        if let (Kind::Alloc, Some(live)) = (change.kind, change.live()) {
-            self.free(live)?;
-        }
+        let undone = match (change.kind, change.live()) {
+            (Kind::Alloc, Some(live)) => self.free(live),
+            _ => Ok(()),
+        };
         self.record.close();
-        rebuilt
+        let at = self.geometry.header as u64;
+        let what = "the record of the change under way tells of no change that could be";
+        rebuilt.and(undone.map_err(|_| Error::Corrupted { what, at }))
     }
 
     /// Tries the bins; should they lie, makes them anew from the map and tries once more.

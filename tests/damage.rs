@@ -1,0 +1,88 @@
+//! What callers do to a pool by mistake: writing to freed memory, or promising zero bytes that are
+//! not. Damage stays theirs: no two live blocks overlap, and what fits is found.
+
+use mempool::options::{Options, NO_THREAD_CACHES, ZEROED};
+use mempool::Pool;
+use std::collections::BTreeMap;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+fn init(buffer: &mut [u64], flags: u32) -> Pool {
+    let options = Options { flags: flags | NO_THREAD_CACHES, ..Options::default() };
+    // SAFETY: the buffer outlives the pool in every test here.
+    unsafe { Pool::init(buffer.as_mut_ptr().cast(), buffer.len() * 8, &options) }.unwrap()
+}
+
+#[test]
+fn freed_memory_filled_with_any_byte_loses_no_free_run() {
+    for fill in [0x00, 0xff, 0xaa, 0x01] {
+        let mut buffer = vec![0u64; 512];
+        let pool = init(&mut buffer, 0);
+        let blocks: Vec<_> = (0..8).map(|_| pool.malloc(64).unwrap()).collect();
+        while pool.malloc(16).is_ok() {}
+        for &block in blocks.iter().step_by(2) {
+            // SAFETY: a live block of 64 bytes; written to after it was freed, which is the test.
+            unsafe {
+                pool.free(block.as_ptr()).unwrap();
+                block.as_ptr().write_bytes(fill, 64);
+            }
+        }
+        for _ in 0..4 {
+            pool.malloc(64).unwrap_or_else(|error| panic!("fill {fill:#x}: {error}"));
+        }
+        assert!(pool.malloc(16).is_err());
+        pool.check().unwrap();
+        assert!(pool.stats().unwrap().recoveries > 0, "it was noticed");
+    }
+}
+
+#[test]
+fn a_broken_promise_of_zero_bytes_makes_no_blocks_overlap() {
+    let mut random = Random(1);
+    for _ in 0..2000 {
+        let mut buffer = vec![0u64; 512];
+        // Bytes that look like the map's are the worst.
+        let likely = [0xf0, 0xf1, 0xf2, 0x40, 0x41, 0x02, 0x03, 0x3c, 0x98];
+        for word in &mut buffer {
+            *word = u64::from_ne_bytes(std::array::from_fn(|_| match random.below(4) {
+                0 => random.next() as u8,
+                _ => likely[random.below(likely.len() as u64) as usize],
+            }));
+        }
+        churn(&init(&mut buffer, ZEROED), &mut random);
+    }
+}
+
+/// Honest calls; the model is the set of blocks that the caller has.
+fn churn(pool: &Pool, random: &mut Random) {
+    let mut live: BTreeMap<usize, usize> = BTreeMap::new();
+    for _ in 0..200 {
+        if random.below(3) > 0 {
+            let size = 1 + random.below(200) as usize;
+            let Ok(block) = pool.malloc(size) else { continue };
+            let start = block.as_ptr() as usize;
+            let before = live.range(..start + size).next_back();
+            assert!(before.is_none_or(|(&at, &len)| at + len <= start), "blocks overlap");
+            live.insert(start, size);
+        } else if let Some((&start, _)) = live.iter().nth(random.below(20) as usize) {
+            live.remove(&start);
+            // SAFETY: a block of ours that nobody uses. The pool may have trouble with it, since
+            // it was lied to; it must not harm others.
+            let _ = unsafe { pool.free(start as *mut u8) };
+        }
+    }
+}
