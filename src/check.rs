@@ -31,6 +31,7 @@ fn tile(geometry: &Geometry, heap: &Heap) -> Result<Counts> {
     let mut counts = Counts::default();
     let (mut at, mut after_free) = (0, false);
     while at < top {
+        heap.show_progress();
         let offset = geometry.offset(at);
         let Some(block) = map.read(at, top) else {
             return corrupted("no block starts where one must", offset);

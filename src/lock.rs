@@ -41,7 +41,7 @@ const NAP: Duration = Duration::from_millis(50);
 /// Nobody sleeps inside the lock: an owner that does all this time does not hold it. (But a frozen
 /// container's threads seem asleep too; then a call fails, and nothing is taken.)
 const PATIENCE_ASLEEP: Duration = Duration::from_secs(2);
-/// A busy owner may be inside a long walk, or wait for a processor or a page.
+/// A busy owner may wait for a processor or a page; in long work it takes a new turn now and then.
 const PATIENCE_BUSY: Duration = Duration::from_secs(30);
 
 /// Processes of several namespaces share the pool: thread numbers of the word prove nothing.
@@ -133,7 +133,13 @@ impl Lock {
         if whole.compare_exchange(found, mine, Acquire, Relaxed).is_err() {
             return Ok(None);
         }
-        self.settle();
+        if its_boot == 0 {
+            // Its maker may live, in a namespace that he could not tell either.
+            self.introduce();
+            self.generation.store(me.generation, Relaxed);
+        } else {
+            self.settle();
+        }
         let owner_died = found as u32 & !WAITERS != 0;
         Ok(Some(self.held(word, owner_died, announcement, holding)))
     }
@@ -176,7 +182,7 @@ impl Lock {
 
     /// From now on the thread numbers of this process's namespace are the ones that count. For
     /// who holds a lock that nobody has used before.
-    fn settle(&self) {
+    pub fn settle(&self) {
         self.region.store32(self.namespace_at, sys::pid_namespace());
         self.generation.store(sys::me().generation, Relaxed);
         self.mapping.store(UNKNOWN, Relaxed);
@@ -237,7 +243,8 @@ impl Lock {
                 continue;
             }
             let turn = (asleep, self.turn());
-            if doubt.get_or_insert_with(|| Doubt::new(turn)).grows(turn) {
+            let state = self.state(asleep & TID_MASK);
+            if doubt.get_or_insert_with(|| Doubt::new(turn)).grows(turn, state) {
                 let what = "the lock names a thread that does not hold it";
                 return Err(Error::Corrupted { what, at: self.at as u64 });
             }
@@ -250,9 +257,23 @@ impl Lock {
             // Only this process can see the word; a fork's child finds its parent's there.
             return tid == mine || !sys::is_of_this_process(tid);
         }
+        let is_nobody = || !sys::exists(tid) || sys::state(tid) == sys::State::Dead;
+        self.numbers_are_ours() && (tid == mine || is_nobody())
+    }
+
+    /// Whether the word's thread numbers are those of this process's namespace, for all users.
+    fn numbers_are_ours(&self) -> bool {
         let namespace = self.region.load32(self.namespace_at);
-        let is_known = namespace != 0 && namespace == sys::pid_namespace();
-        is_known && (tid == mine || !sys::exists(tid) || sys::state(tid) == sys::State::Dead)
+        namespace != 0 && namespace == sys::pid_namespace()
+    }
+
+    /// What the thread of this number is doing, if it can be known.
+    fn state(&self, tid: u32) -> sys::State {
+        if self.is_private() || self.numbers_are_ours() {
+            sys::state(tid)
+        } else {
+            sys::State::Busy
+        }
     }
 
     fn is_private(&self) -> bool {
@@ -283,27 +304,32 @@ fn spin(word: &AtomicU32) -> u32 {
 struct Doubt {
     /// The word and the turn of the owner.
     owner: (u32, u32),
-    since: Instant,
-    asleep_since: Instant,
+    waited: Duration,
+    /// Of this, while the owner was asleep all the time.
+    asleep: Duration,
+    last_look: Instant,
 }
 
 impl Doubt {
     fn new(owner: (u32, u32)) -> Doubt {
-        let now = Instant::now();
-        Doubt { owner, since: now, asleep_since: now }
+        let (waited, asleep) = Default::default();
+        Doubt { owner, waited, asleep, last_look: Instant::now() }
     }
 
     /// After a nap: whether the owner has shown for too long that it is none. A stopped one is
     /// waited for without end.
-    fn grows(&mut self, owner: (u32, u32)) -> bool {
-        let state = sys::state(owner.0 & TID_MASK);
+    fn grows(&mut self, owner: (u32, u32), state: sys::State) -> bool {
         if self.owner != owner || state == sys::State::Stopped {
             *self = Doubt::new(owner);
         }
-        if state != sys::State::Asleep {
-            self.asleep_since = Instant::now();
-        }
-        self.asleep_since.elapsed() >= PATIENCE_ASLEEP || self.since.elapsed() >= PATIENCE_BUSY
+        // The clock, since a signal cuts a nap short; but no more than a nap, since the sleeper
+        // itself may have been stopped.
+        let now = Instant::now();
+        let nap = (now - self.last_look).min(NAP);
+        self.last_look = now;
+        self.waited += nap;
+        self.asleep = if state == sys::State::Asleep { self.asleep + nap } else { Duration::ZERO };
+        self.asleep >= PATIENCE_ASLEEP || self.waited >= PATIENCE_BUSY
     }
 }
 

@@ -150,7 +150,9 @@ impl Pool {
             }
             let moved = heap.alloc(wanted, 1)?;
             let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
-            self.region.copy(from, to, self.geometry.bytes(old));
+            self.in_pieces(heap, self.geometry.bytes(old), |at, len| {
+                self.region.copy(from + at, to + at, len);
+            });
             heap.free(granule)?;
             self.block(moved)
         });
@@ -328,6 +330,7 @@ impl Pool {
                 self.region.store64(self.geometry.word(offset), 0);
             }
         }
+        self.lock.settle();
         self.geometry.write(&self.region, self.id);
         self.heap().format(is_untouched);
         self.set_magic(MAGIC);
@@ -374,12 +377,22 @@ impl Pool {
                 let granule = heap.alloc(granules, alignment)?;
                 if let Some(byte) = fill {
                     // Before the block is delivered: who dies here leaves no block behind.
-                    self.region.fill(self.geometry.offset(granule), size, byte);
+                    let at = self.geometry.offset(granule);
+                    self.in_pieces(heap, size, |from, len| self.region.fill(at + from, len, byte));
                 }
                 self.block(granule)
             })
         });
         self.count_failure(answer)
+    }
+
+    /// Works on a long stretch of bytes piece by piece, and shows in between that it goes on.
+    fn in_pieces(&self, heap: &Heap, len: usize, work: impl Fn(usize, usize)) {
+        const PIECE: usize = 64 << 20;
+        for from in (0..len).step_by(PIECE) {
+            work(from, PIECE.min(len - from));
+            heap.show_progress();
+        }
     }
 
     /// Bytes of an array.

@@ -328,34 +328,39 @@ fn killed_inside_a_call_a_process_is_followed_at_once() {
     });
 }
 
+/// Stops a worker inside a call, for as long as each of these says: another waits for it, and
+/// goes on after it.
+fn stopped_inside(pauses: &[Duration]) {
+    let shared = shared(1 << 20);
+    let (pool, first) = (shared.pool, shared.pool.stats().top);
+    let log = Log::new(2);
+    let workers = [0, 1].map(|at| log.worker(at));
+    let children = [0, 1].map(|at| workers[at].start(pool, at as u64));
+    for pause in pauses {
+        stop_inside(&shared, &children[0], workers[0]);
+        let tid = workers[0].tid.load(Relaxed);
+        all_wait(&shared, &log, &[1]);
+        let calls = workers[1].calls.load(Relaxed);
+        std::thread::sleep(*pause);
+        assert_eq!(shared.word().load(Relaxed) & TID_MASK, tid, "the lock was stolen");
+        assert_eq!(workers[1].calls.load(Relaxed), calls, "somebody was inside with it");
+        children[0].go_on();
+        workers.iter().for_each(|worker| worker.must_go_on());
+    }
+    workers.iter().for_each(|worker| worker.stop.store(1, Relaxed));
+    for child in children {
+        assert_eq!(child.wait(LIMIT), Some(End::Exit(0)), "all went on");
+    }
+    assert_eq!(pool.stats().recoveries, 0, "nobody died");
+    workers.iter().for_each(|worker| worker.give_back(pool));
+    shared.must_be_whole(first);
+}
+
 #[test]
 fn stopped_inside_a_call_a_process_is_waited_for() {
-    child::run(LIMIT, || {
-        let shared = shared(1 << 20);
-        let (pool, first) = (shared.pool, shared.pool.stats().top);
-        let log = Log::new(2);
-        let workers = [0, 1].map(|at| log.worker(at));
-        let children = [0, 1].map(|at| workers[at].start(pool, at as u64));
-        // The last time for longer than a word would be believed that lies.
-        for pause in [50, 50, 50, 50, 300, 4000].map(Duration::from_millis) {
-            stop_inside(&shared, &children[0], workers[0]);
-            let tid = workers[0].tid.load(Relaxed);
-            all_wait(&shared, &log, &[1]);
-            let calls = workers[1].calls.load(Relaxed);
-            std::thread::sleep(pause);
-            assert_eq!(shared.word().load(Relaxed) & TID_MASK, tid, "the lock was stolen");
-            assert_eq!(workers[1].calls.load(Relaxed), calls, "somebody was inside with it");
-            children[0].go_on();
-            workers.iter().for_each(|worker| worker.must_go_on());
-        }
-        workers.iter().for_each(|worker| worker.stop.store(1, Relaxed));
-        for child in children {
-            assert_eq!(child.wait(LIMIT), Some(End::Exit(0)), "all went on");
-        }
-        assert_eq!(pool.stats().recoveries, 0, "nobody died");
-        workers.iter().for_each(|worker| worker.give_back(pool));
-        shared.must_be_whole(first);
-    });
+    // The last time for longer than a sleeper would be believed.
+    let pauses = [20, 20, 20, 20, 20, 300, 3000].map(Duration::from_millis);
+    child::run(LIMIT, || stopped_inside(&pauses));
 }
 
 // Threads that end inside a call, while their process goes on.
@@ -617,9 +622,10 @@ fn signals_make_no_wait_longer() {
 }
 
 /// A thread that does something may be inside a call for long, and so may one whose number means
-/// nobody here, if it is from another namespace: both are believed for half a minute.
+/// nobody here, if it is from another namespace: both are believed for half a minute. One that
+/// is stopped is believed for longer: somebody debugs it.
 #[test]
-fn a_word_that_may_name_somebody_ends_in_time() {
+fn doubt_lasts_half_a_minute() {
     let limit = Duration::from_secs(60);
     let busy = child::fork(|| {
         let shared = shared(1 << 16);
@@ -631,8 +637,12 @@ fn a_word_that_may_name_somebody_ends_in_time() {
         shared.memory.bytes_mut(LOCK_OFFSET + 8, 4).fill(0xff);
         i32::from(endure(&shared, dead(), limit))
     });
-    for (child, name) in [(busy, "busy"), (elsewhere, "of another namespace")] {
-        assert_eq!(child.wait(LIMIT), Some(End::Exit(0)), "{name}: neither stolen nor waited for");
+    let stopped = child::fork(|| {
+        stopped_inside(&[Duration::from_secs(33)]);
+        0
+    });
+    for (child, name) in [(busy, "busy"), (elsewhere, "elsewhere"), (stopped, "stopped")] {
+        assert_eq!(child.wait(LIMIT), Some(End::Exit(0)), "{name}");
     }
 }
 

@@ -79,9 +79,12 @@ def pytest(*folders):
 
 def runners():
     cargo = ["cargo", "test", "--locked", "--no-fail-fast"]
-    # Most of the time would go into optimising what the tests are made with, and linking it with each of them: so
-    # do without. The libraries that the C programs link are built as they ship: this is no setting of theirs.
-    quick = ["--config", "profile.release.lto='off'", "--config", "profile.release.package.'*'.opt-level=0"]
+    # Most of the time would go into optimising what the tests are made with: do without, but for proptest, which runs
+    # long. The libraries that the C programs link are built as they ship: these are no settings of theirs.
+    quick = [
+        "--config", "profile.release.package.'*'.opt-level=0",
+        "--config", "profile.release.package.proptest.opt-level=1",
+    ]  # fmt: skip
     return [
         # With debug assertions and overflow checks; then optimised, with the C programs.
         Runner("the library, debug", [*cargo, "--package", "mempool"], count_cargo),

@@ -175,7 +175,7 @@ impl<'a> Bins<'a> {
     }
 
     /// The size of the largest free block; should more than 64 share the highest bin, of the
-    /// largest among the first 64, which is at most a sixteenth less. O(1).
+    /// largest among the first 64, which is less by no more than the bin is wide. O(1).
     pub fn largest(&self) -> Honest<u32> {
         let words = (0..self.geometry.bitmap_words()).rev();
         let highest = words.map(|word| (word, self.bitmap(word))).find(|&(_, bits)| bits != 0);

@@ -14,7 +14,7 @@ pub use bins::Free;
 pub use words::Counts;
 
 use crate::error::{Error, Result};
-use crate::layout::{Geometry, RECOVERIES_OFFSET};
+use crate::layout::{Geometry, RECOVERIES_OFFSET, TURN_OFFSET};
 use crate::map::{Entry, Map};
 use crate::options::{NO_COMPACT, NO_SPLIT, ZEROED};
 use crate::region::Region;
@@ -122,6 +122,12 @@ impl<'a> Heap<'a> {
             self.recover()?;
         }
         Ok(())
+    }
+
+    /// Tells those who wait for the lock that its owner is at work: a new turn.
+    pub fn show_progress(&self) {
+        let turn = self.geometry.word(TURN_OFFSET);
+        self.region.store32(turn, self.region.load32(turn).wrapping_add(1));
     }
 
     /// The call delivers: whatever it did is done. Its last store.
@@ -298,6 +304,7 @@ impl<'a> Heap<'a> {
         let mut counts = Counts::default();
         let (mut at, top) = (0, self.top());
         while let Some(block) = self.map.read(at, top) {
+            self.show_progress();
             match block.state {
                 State::Live => counts.live_count += 1,
                 State::Free => {
@@ -436,6 +443,7 @@ impl<'a> Heap<'a> {
             let next = known.saturating_add(WATERMARK_STEP).min(self.geometry.granules);
             self.map.clear(known, next);
             self.words.set_watermark(next);
+            self.show_progress();
             known = next;
         }
     }

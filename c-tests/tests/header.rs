@@ -1,11 +1,11 @@
 //! `include/mempool.h` is what cbindgen makes of the sources, and complete.
 //!
 //! After a change of `src/abi.rs`, `src/capi.rs` or `cbindgen.toml`, write it anew:
-//! `MEMPOOL_BLESS=1 cargo test --test header`
+//! `MEMPOOL_BLESS=1 cargo test -p c-tests --test header`
 
 use std::path::Path;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 fn generated() -> String {
     let root = Path::new(ROOT);
@@ -37,7 +37,8 @@ fn the_committed_header_is_what_the_sources_say() {
     assert!(committed == generated, "mempool.h is shorter or longer than it should be\n{BLESS}");
 }
 
-const BLESS: &str = "if the change is meant, run: MEMPOOL_BLESS=1 cargo test --test header";
+const BLESS: &str =
+    "if the change is meant, run: MEMPOOL_BLESS=1 cargo test -p c-tests --test header";
 
 /// The functions, each with the comment before it.
 fn functions(header: &str) -> Vec<(&str, String)> {
@@ -67,7 +68,7 @@ fn every_function_is_there_and_says_what_it_must() {
     let functions = functions(&header);
     let mut names: Vec<_> = functions.iter().map(|(name, _)| *name).collect();
     names.sort_unstable();
-    let exported: Vec<_> = include_str!("symbols.txt").lines().collect();
+    let exported: Vec<_> = include_str!("../../tests/symbols.txt").lines().collect();
     assert_eq!(names, exported, "the header declares what the library exports");
 
     for (name, comment) in &functions {
