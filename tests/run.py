@@ -80,9 +80,10 @@ def pytest(*folders):
 def runners():
     cargo = ["cargo", "test", "--locked", "--no-fail-fast"]
     # Most of the time would go into optimising what the tests are made with: do without, but for proptest, which runs
-    # long. The libraries that the C programs link are built as they ship: these are no settings of theirs.
+    # long. (c-tests only starts the C programs; the libraries these link are built as they ship, without these words.)
     quick = [
         "--config", "profile.release.package.'*'.opt-level=0",
+        "--config", "profile.release.package.c-tests.opt-level=0",
         "--config", "profile.release.package.proptest.opt-level=1",
     ]  # fmt: skip
     return [
