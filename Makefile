@@ -13,6 +13,8 @@ help:
 	@echo 'make demo   builds the library, then shows processes sharing a pool for a few seconds'
 	@echo 'make test   runs every test; the last line is the count'
 	@echo 'make soak   the randomised and timed tests, each for SOAK_SECONDS (60)'
+	@echo 'make bench  builds other allocators and measures the pool beside them; BENCH_FLAGS=--quick takes a minute'
+	@echo 'make tsan   the C programs with threads under the thread sanitizer, where there is a nightly Rust'
 	@echo 'make clean  removes what the others made'
 
 demo:
@@ -30,7 +32,18 @@ soak:
 	@tests/preflight test || { echo '0 passed, 1 failed, 0 skipped'; exit 1; }
 	@python3 tests/run.py --soak
 
+# Two builds that must not share a folder: one as it ships, and one that counts its locks.
+bench:
+	CARGO_TARGET_DIR=$(abspath $(CARGO_TARGET_DIR))/bench cargo run --locked --release \
+	    --manifest-path benches/Cargo.toml -- \
+	    --json $(abspath $(CARGO_TARGET_DIR))/bench.json --plots docs $(BENCH_FLAGS)
+	CARGO_TARGET_DIR=$(abspath $(CARGO_TARGET_DIR))/counts cargo run --locked --release \
+	    --manifest-path benches/Cargo.toml --no-default-features --features counts -- --locks
+
+tsan:
+	@tests/tsan
+
 clean:
 	rm -rf $(CARGO_TARGET_DIR) .venv
 
-.PHONY: help demo test soak clean
+.PHONY: help demo test soak bench tsan clean

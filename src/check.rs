@@ -1,6 +1,8 @@
 //! The judge: walks everything and compares it with the map, and the map with itself.
 #![forbid(unsafe_code)]
 
+use crate::class;
+use crate::depot::{Bound, Depot};
 use crate::error::{Error, Result};
 use crate::heap::{Counts, Heap};
 use crate::layout::Geometry;
@@ -11,11 +13,19 @@ use crate::stats::State;
 /// Verifies a pool whose lock the caller holds: the header, that blocks tile the region up to
 /// `top`, that no byte between is a start, that free blocks are joined and known from both ends,
 /// that bins and counts agree. O(map).
-pub fn check(region: &Region, geometry: &Geometry, heap: &Heap) -> Result<()> {
+/// `still`: no other thread moves cached blocks meanwhile.
+pub fn check(
+    region: &Region,
+    geometry: &Geometry,
+    heap: &Heap,
+    depot: &Depot,
+    still: bool,
+) -> Result<()> {
     if !geometry.still_written(region) {
         return corrupted("the header has changed", geometry.header);
     }
-    let found = tile(geometry, heap)?;
+    let (found, cached) = tile(geometry, heap)?;
+    check_magazines(geometry, heap, depot, still, cached)?;
     if heap.counts() != found {
         return corrupted("counts disagree with the map", geometry.header);
     }
@@ -25,10 +35,60 @@ pub fn check(region: &Region, geometry: &Geometry, heap: &Heap) -> Result<()> {
     Ok(())
 }
 
+/// Compares what magazines hold with what the map says is cached. Unless they are `still`, threads
+/// move blocks meanwhile: then nothing is said of a magazine's last, nor of how many there are.
+fn check_magazines(
+    geometry: &Geometry,
+    heap: &Heap,
+    depot: &Depot,
+    still: bool,
+    cached: u32,
+) -> Result<()> {
+    for magazine in 0..depot.known() {
+        if depot.owner(magazine).is_none() || depot.class(magazine).is_none() {
+            let at = geometry.magazine_at(magazine);
+            return corrupted("a magazine has an owner or a class that cannot be", at);
+        }
+    }
+    let mut held = 0;
+    for Bound { magazine, class, .. } in depot.bound() {
+        held += depot.count(magazine);
+        if (0..LOOKS).all(|_| is_odd(heap, depot, magazine, class, still)) {
+            let at = geometry.magazine_at(magazine);
+            return corrupted("a magazine holds what is no cached block", at);
+        }
+    }
+    if still && held != cached {
+        return corrupted("cached blocks are in no magazine, or in several", geometry.magazine);
+    }
+    Ok(())
+}
+
+/// A magazine in motion is odd only if it is at each of so many looks.
+const LOOKS: u32 = 16;
+
+/// Whether a magazine seems to hold what it cannot.
+fn is_odd(heap: &Heap, depot: &Depot, magazine: u32, class: u8, still: bool) -> bool {
+    let count = depot.count(magazine);
+    let judged = if still { count } else { count.saturating_sub(1) };
+    let odd = (0..judged).find(|&index| {
+        let item = depot.item(magazine, index);
+        item.and_then(|granule| heap.cached_size(granule)) != Some(class::size(class))
+    });
+    let Some(index) = odd else { return false };
+    if still {
+        return true;
+    }
+    // It may have been taken, or handed on, while we looked.
+    std::thread::yield_now();
+    index + 1 < depot.count(magazine) && depot.class(magazine) == Some(class)
+}
+
 /// Goes from block to block and counts.
-fn tile(geometry: &Geometry, heap: &Heap) -> Result<Counts> {
+fn tile(geometry: &Geometry, heap: &Heap) -> Result<(Counts, u32)> {
     let (map, top) = (heap.map(), heap.top());
     let mut counts = Counts::default();
+    let mut cached = 0;
     let (mut at, mut after_free) = (0, false);
     while at < top {
         heap.show_progress();
@@ -50,8 +110,9 @@ fn tile(geometry: &Geometry, heap: &Heap) -> Result<Counts> {
             if !geometry.has(NO_COMPACT) && (after_free || end == top) {
                 return corrupted("a free block was not joined to its neighbour", offset);
             }
-        } else if block.state == State::Live {
+        } else if matches!(block.state, State::Live | State::Cached) {
             counts.live_count += 1;
+            cached += u32::from(block.state == State::Cached);
         } else {
             return corrupted("a block of a kind that this pool has not", offset);
         }
@@ -59,7 +120,7 @@ fn tile(geometry: &Geometry, heap: &Heap) -> Result<Counts> {
     }
     match map.next_start(top, heap.watermark()) {
         Some(stray) => corrupted("a block starts above top", geometry.offset(stray)),
-        None => Ok(counts),
+        None => Ok((counts, cached)),
     }
 }
 

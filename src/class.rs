@@ -26,21 +26,28 @@ pub const fn size(class: u8) -> u32 {
     base + (base / 8) * (step % 8 + 1)
 }
 
+/// The smallest class of at least this size, for sizes from 1 to [`LARGEST`].
+pub const fn at_least(size: u32) -> u8 {
+    if size <= LINEAR {
+        return size.saturating_sub(1) as u8;
+    }
+    // base < size <= 2 * base, base a power of two.
+    let doubling = (size - 1).ilog2() - LINEAR.ilog2();
+    let step = (LINEAR << doubling) / 8;
+    (LINEAR + doubling * 8 + size.div_ceil(step) - 9) as u8
+}
+
 /// The class whose size this is exactly.
 pub const fn exact(size: u32) -> Option<u8> {
     if size == 0 || size > LARGEST {
         return None;
     }
-    if size <= LINEAR {
-        return Some((size - 1) as u8);
+    let class = at_least(size);
+    if self::size(class) == size {
+        Some(class)
+    } else {
+        None
     }
-    // base < size <= 2 * base, base a power of two.
-    let doubling = (size - 1).ilog2() - LINEAR.ilog2();
-    let step = (LINEAR << doubling) / 8;
-    if size % step != 0 {
-        return None;
-    }
-    Some((LINEAR + doubling * 8 + size / step - 9) as u8)
 }
 
 #[cfg(test)]
@@ -55,8 +62,10 @@ mod tests {
             assert!(this > smaller);
             assert!(this == smaller + 1 || (this - smaller - 1) * 8 <= smaller + 1);
             assert_eq!(exact(this), Some(class));
+            assert_eq!(at_least(this), class);
             for between in smaller + 1..this {
                 assert_eq!(exact(between), None);
+                assert_eq!(at_least(between), class);
             }
             smaller = this;
         }

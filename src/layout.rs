@@ -4,11 +4,14 @@
 //! buffer                                                                          end
 //! |  start                                                                          |
 //! v  v                                                                              v
-//! +--+-+---------+------+---------------------+--+--------------------------------+-+
-//! |  |.| header  | bins | granule map         |..| granules: blocks, then nothing |.|
-//! +--+-+---------+------+---------------------+--+--------------------------------+-+
-//!    |<-------------- overhead --------------->|  ^first                  ^top
+//! +--+-+--------+------+-------+--------+-----------+-------------+--+----------------+-+
+//! |  |.| header | bins | depot | caches | magazines | granule map |..| granules       |.|
+//! +--+-+--------+------+-------+--------+-----------+-------------+--+----------------+-+
+//!    |<------------------------ overhead ------------------------>|  ^first     ^top
 //! ```
+//!
+//! Depot, caches and magazines are there in pools of 256 KiB and more, unless the options forbid
+//! them. They take a thirtieth of the pool at most, and no memory until they are used.
 //!
 //! The header starts at the first address divisible by 8, the granules at one divisible by
 //! min(align, 4096); both depend on where the buffer lies, so a pool can be mapped anywhere at
@@ -28,11 +31,14 @@
 //!            80 namespace, turn  where the numbers in the lock's word mean threads; its owners so far
 //!            88 counters         rejected frees, failed allocations, recoveries
 //!           112 heap             top, watermark, counts of live and free blocks and granules
+//!           132 depot            hoard, magazines ever bound, first idle magazine
 //!           144 record           the change under way: which slot, two slots
-//!           240 ...              the bins
+//!           248 caches           how many were ever claimed
+//!           256 ...              the bins
 //! ```
 #![forbid(unsafe_code)]
 
+use crate::class;
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::options::{self, Options};
@@ -49,7 +55,7 @@ pub const VERSION: u32 = 1;
 const VERSION_AT: usize = 8;
 const MACHINE_AT: usize = 12;
 const CHECKSUM_AT: usize = 16;
-const ID_AT: usize = 24;
+const ID_AT: usize = ID_OFFSET;
 const START_AT: usize = 32;
 const END_AT: usize = 40;
 const MIN_SPLIT_AT: usize = 48;
@@ -57,6 +63,8 @@ const FLAGS_AT: usize = 56;
 const MAX_THREADS_AT: usize = 60;
 const RESIDUE_AT: usize = 64;
 const ALIGN_LOG2_AT: usize = 68;
+/// Where the pool's number lies.
+pub const ID_OFFSET: usize = 24;
 /// Where the lock lies, in bytes from the header's first.
 pub const LOCK_OFFSET: usize = 72;
 /// Where the lock's namespace lies.
@@ -71,10 +79,46 @@ pub const FAILED_OFFSET: usize = 96;
 pub const RECOVERIES_OFFSET: usize = 104;
 /// Where the heap's words lie.
 pub const HEAP_OFFSET: usize = 112;
+/// Where the depot's words lie.
+pub const DEPOT_OFFSET: usize = 132;
 /// Where the record of the change under way lies.
 pub const RECORD_OFFSET: usize = 144;
+/// Where the count of caches ever claimed lies.
+pub const CACHES_OFFSET: usize = 248;
 /// The header's length in bytes; the bins follow.
-pub const HEADER_BYTES: usize = 240;
+pub const HEADER_BYTES: usize = 256;
+
+/// Smaller regions have no thread caches.
+pub const CACHED_REGION_MIN: usize = 256 << 10;
+/// A thread cache's entry in the table of caches.
+pub const CACHE_BYTES: usize = 16;
+/// A magazine's: four lines.
+pub const MAGAZINE_BYTES: usize = 256;
+/// Where in a magazine the count of its blocks lies.
+pub const COUNT_AT: usize = 8;
+/// Where in a magazine its blocks' granules lie.
+pub const ITEMS_AT: usize = 16;
+/// Stands in a magazine where no block does.
+pub const NO_BLOCK: u32 = u32::MAX;
+/// The blocks a magazine has room for.
+pub const MAGAZINE_ITEMS: u32 = 60;
+/// Magazines take this part of the region; more of a small one, up to so many.
+const MAGAZINES_SHARE: usize = 256;
+const MAGAZINES_SHARE_SMALL: usize = 64;
+const MAGAZINES_SMALL: usize = 256;
+/// The table of caches takes this part at most, and one cache is made for so many bytes.
+const CACHES_SHARE: usize = 64;
+const CACHE_REGION: usize = 64 << 10;
+const MAGAZINES_MAX: usize = 1 << 16;
+const CACHES_MAX: usize = (1 << 12) - 2;
+/// Thread caches at most, in pools that were not asked for more.
+const CACHES_DEFAULT: usize = 256;
+/// What caches and depot hold together is at most an eighth of the region.
+const HOARD_SHARE: usize = 8;
+/// A magazine's blocks are at most this part of the hoard.
+const MAGAZINE_SHARE: u32 = 8;
+/// Two words of 64 bits for each class: full magazines, empty ones.
+const DEPOT_BYTES: usize = class::COUNT as usize * 16;
 
 /// A pool as long as this has no larger number of granules than a link can name.
 const GRANULES_MAX: u64 = u32::MAX as u64 - 1;
@@ -114,6 +158,16 @@ pub struct Geometry {
     pub bin_log2: u32,
     /// How many bins there are.
     pub bin_count: u32,
+    /// Offset of the depot.
+    pub depot: usize,
+    /// How many thread caches there can be.
+    pub caches: u32,
+    /// Offset of the first.
+    pub cache: usize,
+    /// How many magazines there can be.
+    pub magazines: u32,
+    /// Offset of the first.
+    pub magazine: usize,
     /// Offset of the map.
     pub map: usize,
     /// Offset of the first block.
@@ -156,6 +210,11 @@ impl Geometry {
             header: 0,
             bin_log2: 0,
             bin_count: 0,
+            depot: 0,
+            caches: 0,
+            cache: 0,
+            magazines: 0,
+            magazine: 0,
             map: 0,
             first: 0,
             granules: 0,
@@ -170,14 +229,31 @@ impl Geometry {
         // Granules end at the last boundary before `end`; each needs its bytes and one of map.
         let last = (self.end + self.residue) / align * align;
         let last = last.saturating_sub(self.residue);
-        let at_most = (last.saturating_sub(bins) / (align + 1)) as u64;
+        self.reserve();
+        let reserved = if self.caches == 0 {
+            0
+        } else {
+            DEPOT_BYTES
+                + 64
+                + self.caches as usize * CACHE_BYTES
+                + self.magazines as usize * MAGAZINE_BYTES
+        };
+        let at_most = (last.saturating_sub(bins + reserved) / (align + 1)) as u64;
         if at_most > GRANULES_MAX {
             let needed = (align as u64 * (at_most / GRANULES_MAX + 1)).next_power_of_two();
             return Err(Misfit::Large(needed));
         }
         self.bin_log2 = bin_log2(at_most as u32);
         self.bin_count = bin_of((at_most as u32).max(1), self.bin_log2) + 1;
-        self.map = bins + self.bins_bytes();
+        self.depot = bins + self.bins_bytes();
+        self.map = self.depot;
+        if self.caches > 0 {
+            // At a line's start, in a buffer that starts at one.
+            self.cache = self.depot + DEPOT_BYTES;
+            let magazine = self.cache + self.caches as usize * CACHE_BYTES;
+            self.magazine = (magazine + self.residue).next_multiple_of(64) - self.residue;
+            self.map = self.magazine + self.magazines as usize * MAGAZINE_BYTES;
+        }
         let granules = last.saturating_sub(self.map) / (align + 1);
         if granules == 0 {
             return Err(Misfit::Small);
@@ -185,6 +261,57 @@ impl Geometry {
         self.granules = granules as u32;
         self.first = last - granules * align;
         Ok(self)
+    }
+
+    /// How many thread caches and magazines the pool can have.
+    fn reserve(&mut self) {
+        let region = self.end.saturating_sub(self.start);
+        let plain = options::NO_THREAD_CACHES | options::NO_COMPACT | options::NO_SPLIT;
+        if self.has(plain) || region < CACHED_REGION_MIN {
+            return;
+        }
+        let wanted = match self.max_threads {
+            0 => (region / CACHE_REGION).min(CACHES_DEFAULT),
+            threads => (threads as usize).min(region / CACHES_SHARE / CACHE_BYTES),
+        };
+        self.caches = wanted.min(CACHES_MAX) as u32;
+        let few = (region / MAGAZINES_SHARE_SMALL / MAGAZINE_BYTES).min(MAGAZINES_SMALL);
+        let magazines = (region / MAGAZINES_SHARE / MAGAZINE_BYTES).clamp(few, MAGAZINES_MAX);
+        self.magazines = magazines as u32;
+        if self.rounds_max(0) == 0 {
+            (self.caches, self.magazines) = (0, 0);
+        }
+    }
+
+    /// The most granules that caches and depot may hold together.
+    pub fn hoard_max(&self) -> u32 {
+        let bytes = (self.end - self.start) / HOARD_SHARE;
+        (bytes >> self.align_log2).min(u32::MAX as usize) as u32
+    }
+
+    /// How many blocks of a class a magazine takes at most: fewer of larger ones; 0 if the class
+    /// is too large to be cached.
+    pub fn rounds_max(&self, class: u8) -> u32 {
+        if self.caches == 0 {
+            return 0;
+        }
+        let rounds = self.hoard_max() / MAGAZINE_SHARE / class::size(class);
+        if rounds < 2 {
+            0
+        } else {
+            rounds.min(MAGAZINE_ITEMS)
+        }
+    }
+
+    /// Offset of a magazine.
+    pub fn magazine_at(&self, magazine: u32) -> usize {
+        self.magazine + magazine as usize * MAGAZINE_BYTES
+    }
+
+    /// Whether the count of a magazine lies at this offset.
+    pub fn is_count(&self, at: usize) -> bool {
+        let inside = at.wrapping_sub(self.magazine + COUNT_AT);
+        inside / MAGAZINE_BYTES < self.magazines as usize && inside % MAGAZINE_BYTES == 0
     }
 
     /// Bytes of the bins: a bitmap, then a word for each.
@@ -434,7 +561,8 @@ fn bin_log2(granules: u32) -> u32 {
     match granules {
         0..1024 => 2,
         1024..16_384 => 3,
-        _ => 4,
+        16_384..262_144 => 4,
+        _ => 5,
     }
 }
 

@@ -29,6 +29,7 @@
 //! |---|---|---|
 //! | [`error`], [`options`], [`stats`] | what is asked and answered | |
 //! | `hash` | mixed bits, for checksums | |
+//! | `counts` | what a test build counts | |
 //! | `sys` | threads, forks, futexes, the boot: every system call | `unsafe` |
 //! | `region` | the buffer, by offset, bounds-checked and atomic | `unsafe` |
 //! | `class` | size classes | |
@@ -39,8 +40,11 @@
 //! | `heap::bins` | free blocks by size | hints |
 //! | `heap::change` | the record of the change under way | truth |
 //! | `heap` | malloc, free, resize: split, coalesce, recover | |
+//! | `depot` | magazines of cached blocks: whose each is; stacks of them for each class | truth, hints |
+//! | `cache` | which thread has which cache | truth |
+//! | `local` | what a thread knows of its cache; the fast path of malloc and free | `unsafe` |
 //! | `check` | the judge | |
-//! | [`pool`] | the Rust face | `unsafe` |
+//! | [`pool`] | the Rust face: caches over the heap, and what the living do for the dead | `unsafe` |
 //! | [`abi`], [`capi`] | the C face: types, and one thin function each | `unsafe` |
 //!
 //! *Truth* decides; a *hint* is compared with the truth whenever it is used, and made anew from it
@@ -49,21 +53,31 @@
 //! # A picture of the buffer
 //!
 //! ```text
-//! +--------+------+---------------------+--------------------------------------------+
-//! | header | bins | granule map         | granules                                   |
-//! |        |      | a byte per granule  | | block | block | free |  ...  ^top        |
-//! +--------+------+---------------------+--------------------------------------------+
-//!                    42 00 00 f1 02 ..     ^first
-//!                    |  |  |  |
-//!                    |  |  |  a free block of 2 starts
-//!                    |  digits: inside a block
-//!                    a live block of 3 granules starts
+//! +--------+------+--------+-----------+--------------------+--------------------------------+
+//! | header | bins | caches | magazines | granule map        | granules                       |
+//! |        |      | depot  |           | a byte per granule | block | block | free | .. ^top |
+//! +--------+------+--------+-----------+--------------------+--------------------------------+
+//!                             42 00 00 f1 02 .. 9a 00 00     ^first
+//!                             |  |  |  |        |
+//!                             |  |  |  |        a cached block of 3 granules starts
+//!                             |  |  |  a free block of 2 starts
+//!                             |  digits: inside a block
+//!                             a live block of 3 granules starts
+//! ```
+//!
+//! # The way of a block
+//!
+//! ```text
+//!  caller    <-- malloc, free: no lock, no atomic read-modify-write -->    a thread's magazines
+//!  magazines <-- exchanged whole, by one compare-and-swap           -->    depot, by class
+//!  magazines <-- filled and emptied under the pool's lock           -->    heap
 //! ```
 //!
 //! # Glossary
 //!
 //! - **granule**: `align` bytes, the unit of all sizes.
-//! - **block**: a run of granules; *live* when a caller holds it, *free* otherwise.
+//! - **block**: a run of granules; *live* when a caller holds it, *cached* when a magazine does,
+//!   *free* otherwise.
 //! - **start, digit**: a map byte that begins a block; any other map byte.
 //! - **top**: the first granule above all blocks. **watermark**: the first whose map byte is
 //!   unknown, since the caller's buffer may hold anything.
@@ -72,15 +86,23 @@
 //! - **change, record**: how the map goes from one state to the next; where it is written down
 //!   first, so that the next owner of the lock can finish what a dead one began.
 //! - **robust lock**: one that the kernel opens when its owner dies.
+//! - **size class**: one of 88 sizes; what caches hold is of one of them.
+//! - **magazine**: up to 60 cached blocks of one class, with one owner. **Depot**: the magazines that
+//!   no thread has. **Thread cache**: those that one has; its **token** is how they name it.
+//! - **hoard**: what all magazines may hold together, at most an eighth of the pool.
 
 pub mod abi;
+mod cache;
 pub mod capi;
 mod check;
 mod class;
+mod counts;
+mod depot;
 pub mod error;
 mod hash;
 mod heap;
 pub mod layout;
+mod local;
 mod lock;
 mod map;
 pub mod options;
@@ -89,6 +111,8 @@ mod region;
 pub mod stats;
 mod sys;
 
+#[cfg(feature = "counts")]
+pub use counts::{counts, Counts};
 pub use error::{Error, Result};
 pub use options::Options;
 pub use pool::Pool;

@@ -20,6 +20,7 @@
 //! announce. Who has waited for long looks closer, and either finds out that the owner cannot be,
 //! or gives up with an error. Nothing is ever taken from a thread that may live.
 
+use crate::counts;
 use crate::error::{Error, Result};
 use crate::region::Region;
 use crate::sys::{self, TID_MASK};
@@ -94,6 +95,7 @@ impl Lock {
     /// Errors: [`Error::Reentered`] from a signal handler inside a call, [`Error::Corrupted`]
     /// when the word names a thread that does not hold it.
     pub fn acquire(&self) -> Result<Held<'_>> {
+        counts::lock();
         let me = sys::me();
         let word = self.word()?;
         let holding = me.hold(word).ok_or(Error::Reentered)?;
@@ -249,6 +251,17 @@ impl Lock {
                 return Err(Error::Corrupted { what, at: self.at as u64 });
             }
         }
+    }
+
+    /// Whether the thread of this number that started then is gone. When in doubt, it is not.
+    pub fn is_gone(&self, tid: u32, start: u64) -> bool {
+        if self.names_nobody(tid, 0) {
+            return true;
+        }
+        let namespace = self.region.load32(self.namespace_at);
+        let is_known = namespace != 0 && namespace == sys::pid_namespace();
+        let now = sys::start_time(tid);
+        is_known && start != 0 && now != 0 && now != start
     }
 
     /// Whether no thread of this number can be the lock's owner. When in doubt, it can.

@@ -38,8 +38,10 @@ use crate::class;
 use crate::region::Region;
 use crate::stats::State;
 
-const LIVE_CLASS: u8 = 0x40;
-const CACHED_CLASS: u8 = LIVE_CLASS + class::COUNT;
+/// The start of a live block of class 0; the others' follow.
+pub const LIVE_CLASS: u8 = 0x40;
+/// The start of a cached block of class 0; the others' follow.
+pub const CACHED_CLASS: u8 = LIVE_CLASS + class::COUNT;
 const FREE_ONE: u8 = 0xf0;
 const FREE: u8 = 0xf1;
 const LIVE: u8 = 0xf2;

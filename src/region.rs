@@ -45,16 +45,22 @@ impl Region {
         (at < self.len).then(|| unsafe { self.base.add(at) })
     }
 
-    /// A typed look at an offset; None outside or when misaligned by address.
+    /// A typed look at an offset; None outside. Of an offset that is misaligned by address, the
+    /// aligned one before it.
+    #[inline(always)]
     fn cell<T>(&self, at: usize) -> Option<&T> {
-        let fits = at <= self.len && size_of::<T>() <= self.len - at;
-        if !fits || (self.address() + at) % align_of::<T>() != 0 {
+        let base = self.address();
+        let aligned = base.wrapping_add(at) & !(align_of::<T>() - 1);
+        let inside = aligned.wrapping_sub(base);
+        // One comparison: below the base wraps around to beyond the end.
+        if inside > self.len.wrapping_sub(size_of::<T>()) || self.len < size_of::<T>() {
             debug_assert!(false, "access at {at} of {} bytes", self.len);
             return None;
         }
+        debug_assert!(inside == at, "misaligned access at {at}");
         // SAFETY: inside the buffer and aligned; T is one of the atomics named below, any bytes
         // are a value of it, and the shared reference allows others to write.
-        Some(unsafe { self.base.add(at).cast::<T>().as_ref() })
+        Some(unsafe { self.base.add(inside).cast::<T>().as_ref() })
     }
 
     /// One byte.

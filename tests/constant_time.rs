@@ -183,7 +183,8 @@ impl Counted {
 /// A pool for `bytes` of blocks and what the population adds.
 fn pool(population: Population, bytes: usize, align: usize, flags: u32) -> (Memory, Handle) {
     let mut options = options();
-    (options.align, options.flags) = (align, flags);
+    // What is counted is the heap's: a cache would hide it, and take several blocks at once.
+    (options.align, options.flags) = (align, flags | MEMPOOL_NO_THREAD_CACHES);
     // The map takes a byte of each granule; the rest is for what the scene adds.
     let len = bytes + bytes / align + 16_384 + population.spare;
     let memory = Memory::private(len);

@@ -176,7 +176,8 @@ fn occupied(memory: &Memory, is_shared: bool) -> usize {
 fn touch_both_ends(len: usize, align: usize, is_shared: bool) {
     let memory = if is_shared { Memory::shared(len) } else { Memory::private(len) };
     let mut options = options();
-    (options.align, options.flags) = (align, MEMPOOL_ZEROED);
+    // A cache would take more than one block at either end.
+    (options.align, options.flags) = (align, MEMPOOL_ZEROED | MEMPOOL_NO_THREAD_CACHES);
     let before = resident_bytes();
     let pool = handle::init(memory.base(), len, &options).expect("init");
     let available = pool.stats().available as usize;
@@ -231,6 +232,48 @@ fn a_sparse_private_1_tib_stays_sparse() {
 #[test]
 fn a_sparse_shared_1_tib_stays_sparse() {
     child::fresh("a_sparse_shared_1_tib_stays_sparse", || touch_both_ends(TIB, 4096, true));
+}
+
+/// With caches, which lie before the map: nor do they cost memory that nobody uses.
+fn use_with_caches(len: usize, align: usize, is_shared: bool) {
+    let memory = if is_shared { Memory::shared(len) } else { Memory::private(len) };
+    let mut options = options();
+    (options.align, options.flags) = (align, MEMPOOL_ZEROED);
+    let before = resident_bytes();
+    let pool = handle::init(memory.base(), len, &options).expect("init");
+    let fresh = pool.stats();
+    assert!(fresh.max_threads > 0, "caches are the default");
+    assert!(fresh.overhead < fresh.total / 8, "{} of {len}", fresh.overhead);
+    let first = pool.malloc(1).expect("at the start");
+    let most = pool.malloc(pool.stats().largest_free as usize).expect("all the rest");
+    assert_eq!(pool.malloc(len / 2), Err(MEMPOOL_ERR_OUT_OF_MEMORY));
+    for block in [first, most] {
+        // SAFETY: the first and the last byte of a block that is ours.
+        unsafe {
+            block.write(1);
+            block.add(pool.usable_size(block) - 1).write(1);
+        }
+    }
+    pool.free(first).expect("free");
+    pool.free(most).expect("free");
+    assert_eq!(pool.stats().available, fresh.available);
+    pool.trim().expect("trim");
+    let stats = pool.stats();
+    assert_eq!((stats.used_count, stats.cached_count, stats.free_count), (0, 0, 0));
+    assert_eq!((stats.top, stats.available), (fresh.top, fresh.available), "whole again");
+    let grown = resident_bytes().saturating_sub(before);
+    let occupied = occupied(&memory, is_shared);
+    assert!(grown < 2 * MIB && occupied < 2 * MIB, "{grown} and {occupied} bytes");
+}
+
+#[test]
+fn a_sparse_pool_with_caches_stays_sparse() {
+    child::fresh("a_sparse_pool_with_caches_stays_sparse", || {
+        for is_shared in [false, true] {
+            use_with_caches(64 * GIB, 16, is_shared);
+            use_with_caches(TIB, 4096, is_shared);
+        }
+    });
 }
 
 /// Which pages init, and then attach from another mapping, bring into memory.

@@ -8,9 +8,10 @@ use ::mempool::layout::LOCK_OFFSET;
 use common::child::{self, Child, End};
 use common::memory::error;
 use common::random::Random;
-use common::{handle, options, Handle, Memory};
+use common::worker::{free_the_lost, gettid, is_stamped, stamp, Log, Shared, Worker};
+use common::{handle, options, Handle, Memory, Options};
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::Ordering::*;
 use std::time::{Duration, Instant};
 
 /// Nothing here may take longer, and what hangs is killed then.
@@ -27,10 +28,9 @@ const TID_MASK: u32 = 0x3fff_ffff;
 const WAITERS: u32 = 1 << 31;
 const OWNER_DIED: u32 = 1 << 30;
 
-/// A pool in memory that children share.
-struct Shared {
-    memory: Memory,
-    pool: Handle,
+/// Every call takes the lock.
+fn no_caches() -> Options {
+    Options { flags: MEMPOOL_NO_THREAD_CACHES, ..options() }
 }
 
 fn shared(len: usize) -> Shared {
@@ -38,172 +38,7 @@ fn shared(len: usize) -> Shared {
 }
 
 fn pool_in(memory: Memory) -> Shared {
-    let pool = handle::init(memory.base(), memory.len(), &options()).expect("init");
-    Shared { memory, pool }
-}
-
-impl Shared {
-    /// The lock's futex word.
-    fn word(&self) -> &AtomicU32 {
-        // SAFETY: inside the header, which lies at the mapping's first byte, a multiple of 8.
-        unsafe { &*self.memory.base().add(LOCK_OFFSET).cast::<AtomicU32>() }
-    }
-
-    /// Everything was given back: the pool is whole again.
-    fn must_be_whole(&self, first: u64) {
-        self.pool.must_check();
-        let stats = self.pool.stats();
-        assert_eq!((stats.used_count, stats.free_count, stats.top), (0, 0, first));
-    }
-}
-
-fn gettid() -> u32 {
-    // SAFETY: takes and touches nothing.
-    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
-}
-
-// Workers, and what they say of themselves in memory that outlives them.
-
-const SLOTS: usize = 32;
-/// The slot's block is being freed or moved: whether it still lives is unknown.
-const IN_MOTION: u64 = 1 << 63;
-
-#[repr(C)]
-struct Worker {
-    /// Its thread's number, as in the lock's word.
-    tid: AtomicU32,
-    stop: AtomicU32,
-    calls: AtomicU64,
-    /// Offsets of the blocks that it holds; 0 for none.
-    slots: [AtomicU64; SLOTS],
-}
-
-/// So many workers' words, in memory of their own.
-struct Log {
-    memory: Memory,
-}
-
-impl Log {
-    fn new(workers: usize) -> Log {
-        Log { memory: Memory::shared(workers * size_of::<Worker>()) }
-    }
-
-    fn worker(&self, at: usize) -> &Worker {
-        assert!((at + 1) * size_of::<Worker>() <= self.memory.len());
-        // SAFETY: inside the mapping, aligned, atomics of which zero is a value.
-        unsafe { &*self.memory.base().cast::<Worker>().add(at) }
-    }
-}
-
-/// A block's bytes tell its own offset, and its size.
-fn stamp(block: *mut u8, offset: u64, size: usize) {
-    // SAFETY: the caller's own block of at least that size, which is 16 or more.
-    unsafe {
-        block.write_bytes(offset as u8 ^ 0x5a, size);
-        block.cast::<u64>().write_unaligned(offset);
-        block.add(8).cast::<u32>().write_unaligned(size as u32);
-    }
-}
-
-fn is_stamped(block: *const u8, offset: u64, usable: usize) -> bool {
-    // SAFETY: the caller's own live block of that size.
-    let bytes = unsafe { std::slice::from_raw_parts(block, usable) };
-    let size = u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) as usize;
-    bytes[..8] == offset.to_ne_bytes()
-        && (12..=usable).contains(&size)
-        && bytes[12..size].iter().all(|&byte| byte == offset as u8 ^ 0x5a)
-}
-
-impl Worker {
-    /// Allocates, moves and frees until told to stop, saying what it holds. Never allocates
-    /// outside the pool: it may be ended anywhere.
-    fn work(&self, pool: Handle, seed: u64) {
-        self.tid.store(gettid(), Relaxed);
-        let mut random = Random(seed);
-        while self.stop.load(Relaxed) == 0 {
-            let slot = &self.slots[random.below(SLOTS)];
-            let held = slot.load(Relaxed);
-            let size = 16 + random.below(400);
-            let block = match held {
-                0 => pool.malloc(size),
-                _ => {
-                    let block = pool.pointer(held);
-                    assert!(is_stamped(block, held, pool.usable_size(block)), "lost {held}");
-                    slot.store(held | IN_MOTION, Relaxed);
-                    if random.below(4) == 0 {
-                        pool.realloc(block, size)
-                    } else {
-                        pool.free(block).expect("free");
-                        slot.store(0, Relaxed);
-                        Ok(std::ptr::null_mut())
-                    }
-                }
-            };
-            let block = block.expect("the pool is large enough for all that is lost");
-            if !block.is_null() {
-                let offset = pool.offset(block);
-                stamp(block, offset, size);
-                slot.store(offset, Relaxed);
-            }
-            self.calls.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// Runs `work` in a child.
-    fn start(&self, pool: Handle, seed: u64) -> Child {
-        self.tid.store(0, Relaxed);
-        child::fork(|| {
-            self.work(pool, seed);
-            0
-        })
-    }
-
-    /// After its end: what it held is still there; what was in motion may be either.
-    fn settle(&self, pool: Handle) {
-        for slot in &self.slots {
-            let held = slot.load(Relaxed);
-            if held & IN_MOTION != 0 {
-                slot.store(0, Relaxed);
-            } else if held != 0 {
-                let block = pool.pointer(held);
-                let usable = pool.usable_size(block);
-                assert!(usable > 0, "the block at {held} was delivered, and is gone");
-                assert!(is_stamped(block, held, usable), "the block at {held} has other bytes");
-            }
-        }
-    }
-
-    /// Frees what it held.
-    fn give_back(&self, pool: Handle) {
-        for slot in &self.slots {
-            let held = slot.swap(0, Relaxed);
-            if held != 0 {
-                pool.free(pool.pointer(held)).expect("free");
-            }
-        }
-    }
-
-    #[track_caller]
-    fn must_go_on(&self) {
-        let (before, start) = (self.calls.load(Relaxed), Instant::now());
-        while self.calls.load(Relaxed) < before + 10 {
-            assert!(start.elapsed() < Duration::from_secs(20), "no call returned for 20 s");
-            std::thread::yield_now();
-        }
-    }
-}
-
-/// Frees the blocks that nobody knows of: of each death at most one, whose call was about to
-/// return or had not begun.
-fn free_the_lost(pool: Handle, deaths: u64) {
-    let blocks = pool.walk();
-    let lost = blocks.iter().filter(|block| block.state == MEMPOOL_BLOCK_LIVE);
-    let mut count = 0;
-    for block in lost {
-        pool.free(pool.pointer(block.offset)).expect("free");
-        count += 1;
-    }
-    assert!(count <= deaths, "{count} blocks lost by {deaths} deaths");
+    Shared::with(memory, no_caches().flags)
 }
 
 #[test]
@@ -450,22 +285,24 @@ fn a_thread_that_ends_inside_a_call_is_cleaned_up_after() {
 
 #[test]
 fn what_a_thread_held_outlives_it() {
-    let shared = shared(1 << 16);
-    let (pool, first) = (shared.pool, shared.pool.stats().top);
-    let blocks = std::thread::spawn(move || {
-        [16, 100, 1000].map(|size| {
-            let block = pool.malloc(size).expect("malloc");
-            stamp(block, pool.offset(block), size);
-            pool.offset(block)
-        })
-    });
-    for offset in blocks.join().expect("it ended well") {
-        let block = pool.pointer(offset);
-        assert!(is_stamped(block, offset, pool.usable_size(block)));
-        pool.free(block).expect("free");
+    for flags in [0, no_caches().flags] {
+        let shared = Shared::with(Memory::shared(1 << 20), flags);
+        let (pool, first) = (shared.pool, shared.pool.stats().top);
+        let blocks = std::thread::spawn(move || {
+            [16, 100, 1000].map(|size| {
+                let block = pool.malloc(size).expect("malloc");
+                stamp(block, pool.offset(block), size);
+                pool.offset(block)
+            })
+        });
+        for offset in blocks.join().expect("it ended well") {
+            let block = pool.pointer(offset);
+            assert!(is_stamped(block, offset, pool.usable_size(block)));
+            pool.free(block).expect("free");
+        }
+        shared.must_be_whole(first);
+        assert_eq!(pool.stats().recoveries, 0, "nobody died");
     }
-    assert_eq!(pool.stats().recoveries, 0);
-    shared.must_be_whole(first);
 }
 
 /// A child has its own copy of a private pool, with the lock as it was: held by a thread that the
@@ -593,7 +430,7 @@ fn a_word_that_names_a_sleeper_ends_in_time() {
                 // Another process cannot have written into private memory.
                 let can_be = is_shared || tid == ours;
                 assert_eq!(well, !can_be, "{tid} in memory that is shared: {is_shared}");
-                let again = handle::init(shared.memory.base(), len, &options()).expect("init");
+                let again = handle::init(shared.memory.base(), len, &no_caches()).expect("init");
                 again.malloc(16).expect("a new pool works");
             }
         }
@@ -653,7 +490,7 @@ fn random_bytes_over_word_and_boot_never_hang_a_call() {
         let memory = Memory::shared(1 << 16);
         let mut random = Random(5);
         for _ in 0..300 {
-            let pool = handle::init(memory.base(), memory.len(), &options()).expect("init");
+            let pool = handle::init(memory.base(), memory.len(), &no_caches()).expect("init");
             for word in memory.bytes_mut(LOCK_OFFSET, 8).chunks_mut(4) {
                 let value = random.next() as u32;
                 match random.below(4) {

@@ -184,7 +184,8 @@ impl World {
         options.start = setup.start;
         options.align = 1 << setup.align;
         options.min_split = setup.min_split;
-        options.flags = setup.flags;
+        // The model knows a heap that every call reaches: no caches, as in any smaller pool.
+        options.flags = setup.flags | MEMPOOL_NO_THREAD_CACHES;
         let least = handle::min_len(&options);
         assert_ne!(least, 0, "the options are good");
         let align = 1usize << setup.align;
@@ -199,6 +200,7 @@ impl World {
             }
         }
         let mapping = Memory::shared(setup.shift + len + 64);
+        let mut old_handle = None;
         let all = mapping.bytes_mut(0, mapping.len());
         let buffer = mapping.base().wrapping_add(setup.shift);
         match setup.dirt {
@@ -216,7 +218,7 @@ impl World {
                 while old.malloc(24).is_ok() {}
                 let word = setup.start + LOCK_OFFSET + 8;
                 mapping.bytes_mut(setup.shift + (word & !7), 8).fill(0x3f);
-                old.detach().expect("detach");
+                old_handle = Some(old);
             }
         }
         let outside = |memory: &Memory| {
@@ -227,6 +229,10 @@ impl World {
         let outside = outside(&mapping);
         let handle = handle::init(buffer, len, &options)
             .unwrap_or_else(|status| panic!("init: {status}: {}", handle::last_message()));
+        if let Some(old) = old_handle {
+            // Its pool is gone: nothing is given back to the one in its place.
+            old.detach().expect("detach");
+        }
         let other = mapping.view();
         let mut start_only = common::options();
         start_only.start = setup.start;

@@ -137,46 +137,68 @@ fn busily(stop: &AtomicBool, calls: &AtomicU64, mut call: impl FnMut()) {
     }
 }
 
+/// All is free, and in one piece; what caches hold is given back first. Whoever else called has
+/// been joined.
+#[track_caller]
+fn must_be_empty(pool: Handle) {
+    pool.recover().expect("recover");
+    pool.trim().expect("trim");
+    pool.must_check();
+    let stats = pool.stats();
+    assert_eq!((used(pool), free(pool)), ((0, 0), (0, 0)));
+    assert_eq!((stats.cached_count, stats.cached_size), (0, 0));
+    assert_eq!(stats.total, stats.overhead + stats.largest_free, "in one piece");
+}
+
 /// There realloc, stats and free_all went without the lock: blocks were lost, and figures torn.
 #[test]
 fn realloc_and_stats_take_the_lock() {
     child::run(LIMIT, || {
-        let memory = Memory::private(256 * KIB);
-        let pool = handle::init(memory.base(), memory.len(), &options()).expect("init");
-        let (stop, calls) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; 4]);
-        std::thread::scope(|scope| {
-            for thread in 0..3usize {
-                let (stop, calls) = (&stop, &calls[thread]);
-                scope.spawn(move || {
-                    let mut block = pool.malloc(16).expect("malloc");
-                    let mut size = 16;
+        for flags in [MEMPOOL_NO_THREAD_CACHES, 0] {
+            let memory = Memory::private(256 * KIB);
+            let options = Options { flags, ..options() };
+            let pool = handle::init(memory.base(), memory.len(), &options).expect("init");
+            realloc_and_stats(pool);
+            must_be_empty(pool);
+        }
+    });
+}
+
+fn realloc_and_stats(pool: Handle) {
+    let (stop, calls) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; 4]);
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for thread in 0..3usize {
+            let (stop, calls) = (&stop, &calls[thread]);
+            threads.push(scope.spawn(move || {
+                let mut block = pool.malloc(16).expect("malloc");
+                let mut size = 16;
+                fill(pool, block, thread as u8);
+                busily(stop, calls, || {
+                    let wanted = 16 + (size * 7 + 40 * thread) % 2000;
+                    block = pool.realloc(block, wanted).expect("realloc");
+                    assert!(holds(block, size.min(wanted), thread as u8), "torn");
                     fill(pool, block, thread as u8);
-                    busily(stop, calls, || {
-                        let wanted = 16 + (size * 7 + 40 * thread) % 2000;
-                        block = pool.realloc(block, wanted).expect("realloc");
-                        assert!(holds(block, size.min(wanted), thread as u8), "torn");
-                        fill(pool, block, thread as u8);
-                        size = wanted;
-                    });
-                    pool.free(block).expect("free");
+                    size = wanted;
                 });
-            }
-            let (stop, calls) = (&stop, &calls);
-            scope.spawn(move || {
-                busily(stop, &calls[3], || {
-                    let stats = pool.stats();
-                    let parts = stats.overhead + stats.used_size + stats.available;
-                    assert_eq!(stats.total, parts, "a moment's figures, not two moments'");
-                    assert!(stats.used_count <= 6, "{}", stats.used_count);
-                });
+                pool.free(block).expect("free");
+            }));
+        }
+        let (stop, calls) = (&stop, &calls);
+        threads.push(scope.spawn(move || {
+            busily(stop, &calls[3], || {
+                let stats = pool.stats();
+                let parts = stats.overhead + stats.used_size + stats.available;
+                assert_eq!(stats.total, parts, "a moment's figures, not two moments'");
+                assert!(stats.used_count <= 6, "{}", stats.used_count);
             });
-            while calls.iter().any(|calls| calls.load(Relaxed) < 2000) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            stop.store(true, Relaxed);
-        });
-        pool.must_check();
-        assert_eq!((used(pool), free(pool)), ((0, 0), (0, 0)));
+        }));
+        while calls.iter().any(|calls| calls.load(Relaxed) < 2000) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        stop.store(true, Relaxed);
+        // A scope does not wait for the end of a thread's own caches; a join does.
+        threads.into_iter().for_each(|thread| thread.join().expect("it ended well"));
     });
 }
 
@@ -733,9 +755,8 @@ fn workers_lose_duplicate_and_tear_nothing() {
     };
     let all = |pool: Handle, slots: &[AtomicU64], workers: [u64; 2]| {
         std::thread::scope(|scope| {
-            for worker in workers {
-                scope.spawn(move || work(pool, slots, worker));
-            }
+            let threads = workers.map(|worker| scope.spawn(move || work(pool, slots, worker)));
+            threads.into_iter().for_each(|thread| thread.join().expect("it ended well"));
         });
     };
     let child = child::fork(|| {
@@ -760,6 +781,6 @@ fn workers_lose_duplicate_and_tear_nothing() {
     pool.must_check();
     assert_eq!(used(pool), (1, 128), "all came back but the slots");
     pool.free(slots.as_ptr().cast_mut().cast()).expect("free");
-    assert_eq!((used(pool), free(pool)), ((0, 0), (0, 0)));
+    must_be_empty(pool);
     assert_eq!(pool.stats().rejected_frees, 0);
 }

@@ -822,7 +822,8 @@ static void test_sizes(void)
         for (size_t size = 1; size < 9000; size += size < 1200 ? 1 : 31) {
             size_t good = mempool_good_size(pool, size), exact = (size + aligns[i] - 1) / aligns[i] * aligns[i];
             CHECK(good >= exact && good % aligns[i] == 0 && good >= last);
-            CHECK(good <= exact + exact / 8 && (size > 512 || good == exact)); /* an eighth at most, none to 512 */
+            /* Rounded by an eighth at most, and not at all to 32 granules: 512 bytes at align 16. */
+            CHECK(good <= exact + exact / 8 && (size > 32 * aligns[i] || good == exact));
             CHECK(mempool_good_size(pool, good) == good);
             void *block = get(pool, size);
             CHECK(mempool_usable_size(pool, block) == good);
@@ -884,10 +885,286 @@ static void test_stats(void)
     check_whole(pool, &fresh); /* and top is back */
     REFUSED(MEMPOOL_ERR_INVALID_ARGUMENT, "", mempool_stats(pool, (mempool_stats_t *)nowhere));
 
-    options.max_threads = 7; /* accepted, whatever this version makes of it */
+    options.max_threads = 7;
     mempool_t *again = new_pool(memory, LEN, &options);
-    CHECK(stats_of(again).max_threads <= 7);
+    CHECK(stats_of(again).max_threads == 0); /* none is none */
     OK(mempool_detach(again));
+    OK(mempool_detach(pool));
+}
+
+/* ---- thread caches ---- */
+
+static uint64_t max_threads(size_t len, uint32_t flags, uint32_t wanted)
+{
+    mempool_options_t options = with_flags(flags);
+    options.max_threads = wanted;
+    mempool_t *pool = new_pool(memory, len, &options);
+    mempool_stats_t s = check_quiet(pool);
+    CHECK(s.thread_caches == 0 && s.cached_count == 0); /* claimed when they are needed */
+    CHECK(s.overhead < LEN / 8);
+    void *block = get(pool, 100);
+    CHECK(check_quiet(pool).thread_caches == (s.max_threads > 0 ? 1 : 0));
+    OK(mempool_free(pool, block));
+    CHECK((check_quiet(pool).cached_count > 0) == (s.max_threads > 0));
+    check_whole(pool, &s);
+    OK(mempool_detach(pool));
+    return s.max_threads;
+}
+
+static void test_max_threads(void)
+{
+    CHECK(max_threads(LEN, 0, 0) > 0);
+    CHECK(max_threads(LEN, 0, 1) == 1 && max_threads(LEN, 0, 7) == 7);
+    CHECK(max_threads(LEN, 0, UINT32_MAX) >= 1); /* as many as there is room for */
+    CHECK(max_threads(LEN, MEMPOOL_NO_THREAD_CACHES, 0) == 0);
+    CHECK(max_threads(LEN, MEMPOOL_NO_THREAD_CACHES, 7) == 0);
+    CHECK(max_threads(32 * KIB, 0, 0) == 0 && max_threads(4 * KIB, 0, 7) == 0); /* too small for any */
+    /* These say what becomes of every block that is freed: nothing may hold it back. */
+    mempool_options_t options = with_flags(MEMPOOL_NO_COMPACT);
+    mempool_t *pool = new_pool(memory, LEN, &options);
+    CHECK(stats_of(pool).max_threads == 0);
+    OK(mempool_detach(pool));
+    options = with_flags(MEMPOOL_NO_SPLIT);
+    pool = new_pool(memory, LEN, &options);
+    CHECK(stats_of(pool).max_threads == 0);
+    OK(mempool_detach(pool));
+}
+
+struct states {
+    uint64_t offset;
+    uint32_t state; /* of the block at the offset */
+};
+
+static bool state_visit(const mempool_block_t *block, void *context)
+{
+    struct states *states = context;
+    if (block->offset != states->offset) {
+        return true;
+    }
+    states->state = block->state;
+    return false;
+}
+
+static uint32_t state_of(mempool_t *pool, void *block)
+{
+    struct states states = {mempool_offset(pool, block), UINT32_MAX};
+    OK(mempool_walk(pool, state_visit, &states));
+    return states.state;
+}
+
+/* A freed block stays with its thread, says so, and is nobody's. */
+static void test_cached(void)
+{
+    mempool_t *pool = begin(0);
+    mempool_stats_t fresh = check_quiet(pool);
+    char *block = get(pool, 100);
+    mempool_stats_t s = check_quiet(pool);
+    CHECK(s.used_count == 1 && s.used_size == 112 && s.thread_caches == 1); /* what came with it is not used */
+    CHECK(state_of(pool, block) == MEMPOOL_BLOCK_LIVE);
+    CHECK(s.available == fresh.available - 112);
+    uint64_t cached = s.cached_count;
+
+    OK(mempool_free(pool, block));
+    s = check_quiet(pool);
+    CHECK(s.used_count == 0 && s.used_size == 0 && s.available == fresh.available);
+    CHECK(s.cached_count == cached + 1 && s.cached_size == 112 * s.cached_count && s.free_count == 0);
+    CHECK(state_of(pool, block) == MEMPOOL_BLOCK_CACHED);
+    CHECK(s.top == fresh.top + s.cached_size);
+    refuses_free(pool, block, MEMPOOL_ERR_NOT_ALLOCATED, "free");
+    REFUSED_NULL(EINVAL, MEMPOOL_ERR_NOT_ALLOCATED, "free", mempool_realloc(pool, block, 50));
+    REFUSED_NULL(EINVAL, MEMPOOL_ERR_NOT_ALLOCATED, "free", mempool_realloc(pool, block, LEN));
+    REFUSED(MEMPOOL_ERR_NOT_ALLOCATED, "free", mempool_expand(pool, block, 50));
+    CHECK(get(pool, 100) == block); /* the last one freed is the first one back */
+
+    OK(mempool_trim(pool));
+    s = check_quiet(pool);
+    CHECK(s.cached_count == 0 && s.cached_size == 0 && s.used_count == 1);
+    CHECK(state_of(pool, block) == MEMPOOL_BLOCK_LIVE);
+    OK(mempool_free(pool, block));
+    CHECK(check_quiet(pool).cached_count == 1);
+    OK(mempool_trim(pool));
+    s = check_quiet(pool);
+    CHECK(s.cached_count == 0 && s.top == fresh.top && s.largest_free == fresh.largest_free);
+    check_whole(pool, &fresh);
+    OK(mempool_detach(pool));
+}
+
+/* Blocks that caches hold stand in nobody's way: when no other will do, they are given back. */
+static void test_pressure(void)
+{
+    mempool_t *pool = begin(0);
+    mempool_stats_t fresh = check_quiet(pool);
+    static void *blocks[LEN / 16];
+    for (size_t size = 16; size < 3000; size = size * 3 / 2) {
+        size_t count = 0, bytes = 0;
+        while ((blocks[count] = mempool_malloc(pool, size)) != NULL) {
+            bytes += mempool_usable_size(pool, blocks[count++]);
+        }
+        CHECK(mempool_last_error() == MEMPOOL_ERR_OUT_OF_MEMORY);
+        CHECK(check_quiet(pool).used_size == bytes);
+        CHECK(fresh.available - bytes < size + 16); /* to the last block */
+        for (size_t i = 0; i < count; i++) {
+            OK(mempool_free(pool, blocks[i]));
+        }
+        mempool_stats_t s = check_quiet(pool);
+        CHECK(s.cached_size <= LEN / 8 && s.available == fresh.available);
+        void *all = get(pool, fresh.largest_free);
+        CHECK(check_quiet(pool).cached_count == 0);
+        OK(mempool_free(pool, all));
+        check_whole(pool, &fresh);
+    }
+    OK(mempool_detach(pool));
+}
+
+struct visitor {
+    mempool_t *pool;
+    bool detaches;
+    uint64_t caches; /* in use while it is there */
+};
+
+static void *visit_pool(void *context)
+{
+    struct visitor *visitor = context;
+    mempool_t *pool = visitor->detaches ? attach(memory, LEN) : visitor->pool;
+    void *blocks[20];
+    for (size_t i = 0; i < COUNT_OF(blocks); i++) {
+        blocks[i] = get(pool, 30 * (i + 1));
+    }
+    for (size_t i = 0; i < COUNT_OF(blocks); i++) {
+        OK(mempool_free(pool, blocks[i]));
+    }
+    visitor->caches = stats_of(pool).thread_caches;
+    if (visitor->detaches) {
+        OK(mempool_detach(pool));
+    }
+    return NULL;
+}
+
+/* Caches come back from handles that are detached and threads that end. */
+static void test_caches_end(void)
+{
+    mempool_t *pool = begin(0);
+    mempool_stats_t fresh = check_quiet(pool);
+    OK(mempool_free(pool, get(pool, 100)));
+    CHECK(stats_of(pool).thread_caches == 1);
+
+    mempool_t *other = attach(memory, LEN);
+    OK(mempool_free(other, get(other, 200)));
+    CHECK(stats_of(pool).thread_caches == 2); /* one for each handle that a thread uses */
+    void *kept = get(other, 300);
+    OK(mempool_detach(other));
+    mempool_stats_t s = check_quiet(pool);
+    CHECK(s.thread_caches == 1 && s.used_count == 1);
+    CHECK(mempool_usable_size(pool, kept) >= 300);
+    OK(mempool_free(pool, kept));
+
+    for (int round = 0; round < 4; round++) {
+        struct visitor visitor = {.pool = pool, .detaches = round % 2};
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, visit_pool, &visitor) == 0);
+        CHECK(pthread_join(thread, NULL) == 0);
+        CHECK(visitor.caches == 2);
+        OK(mempool_recover(pool, NULL));
+        s = check_quiet(pool);
+        CHECK(s.thread_caches == 1 && s.used_count == 0 && s.recoveries == 0); /* nobody died */
+    }
+    check_whole(pool, &fresh);
+
+    /* What another thread's cache holds, trim leaves alone only while the thread lives. */
+    struct visitor visitor = {.pool = pool};
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, visit_pool, &visitor) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    OK(mempool_trim(pool));
+    s = check_quiet(pool);
+    CHECK(s.cached_count == 0 && s.top == fresh.top);
+    OK(mempool_detach(pool));
+
+    /* The last to leave leaves a whole pool: the next one finds no cache, and trims what is in the depot. */
+    pool = attach(memory, LEN);
+    CHECK(stats_of(pool).thread_caches == 0 && stats_of(pool).used_count == 0);
+    check_whole(pool, &fresh);
+    OK(mempool_detach(pool));
+}
+
+/* More threads than caches: all are served. */
+static void test_too_few_caches(void)
+{
+    mempool_options_t options = MEMPOOL_OPTIONS_INIT;
+    options.max_threads = 1;
+    mempool_t *pool = new_pool(memory, LEN, &options);
+    mempool_stats_t fresh = check_quiet(pool);
+    OK(mempool_free(pool, get(pool, 100)));
+    struct visitor visitor = {.pool = pool};
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, visit_pool, &visitor) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(visitor.caches == 1);
+    check_whole(pool, &fresh);
+    OK(mempool_detach(pool));
+}
+
+/* Sizes are rounded to classes where there are caches and memory is not short; mempool_good_size says to which. */
+static void test_good_size(void)
+{
+    const size_t sizes[][2] = {{1, 16}, {17, 32}, {512, 512}, {513, 576}, {576, 576}, {577, 640}, {1024, 1024},
+                               {1025, 1152}, {2049, 2304}, {8193, 9216}, {60000, 61440}};
+    mempool_t *pool = begin(0);
+    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
+        CHECK(mempool_good_size(pool, sizes[i][0]) <= sizes[i][1]); /* the largest classes need a large pool */
+        CHECK(sizes[i][0] > 2000 || mempool_good_size(pool, sizes[i][0]) == sizes[i][1]);
+        void *block = get(pool, sizes[i][0]);
+        CHECK(mempool_usable_size(pool, block) == mempool_good_size(pool, sizes[i][0]));
+        OK(mempool_free_sized(pool, block, sizes[i][0]));
+    }
+    /* With hardly anything left, no byte is given away. */
+    OK(mempool_trim(pool));
+    void *most = get(pool, stats_of(pool).largest_free / 8 * 7);
+    for (size_t size = 513; size < 2000; size += 100) {
+        void *block = get(pool, size);
+        CHECK(mempool_usable_size(pool, block) == (size + 15) / 16 * 16);
+        OK(mempool_free_sized(pool, block, size));
+    }
+    OK(mempool_free(pool, most));
+    OK(mempool_detach(pool));
+
+    const size_t lens[] = {LEN, 32 * KIB};
+    for (size_t i = 0; i < COUNT_OF(lens); i++) { /* without caches: exactly */
+        mempool_options_t options = with_flags(i == 0 ? MEMPOOL_NO_THREAD_CACHES : 0);
+        pool = new_pool(memory, lens[i], &options);
+        for (size_t size = 1; size < 9000; size += 7) {
+            size_t exact = (size + 15) / 16 * 16;
+            CHECK(mempool_good_size(pool, size) == exact && rounded(pool, size) == exact);
+        }
+        OK(mempool_detach(pool));
+    }
+}
+
+/* A large block that grows gets some room to grow again, an eighth at most; one that is new or shrinks gets none. */
+static void test_room_to_grow(void)
+{
+    static unsigned char large[4 * MIB];
+    mempool_t *pool = new_pool(large, sizeof large, NULL);
+    mempool_stats_t fresh = check_quiet(pool);
+    unsigned char *block = get(pool, 100000), *fence = get(pool, 100000);
+    CHECK(mempool_usable_size(pool, block) == 100000);
+    stamp(block, 100000, 1);
+    size_t moves = 0;
+    for (size_t size = 100000; size < 1000000; size += 5000) {
+        unsigned char *moved = mempool_realloc(pool, block, size);
+        CHECK(moved != NULL && is_stamped(moved, 100000, 1));
+        size_t usable = mempool_usable_size(pool, moved);
+        CHECK(usable >= size && usable <= size + size / 8 + 16);
+        moves += moved != block;
+        block = moved;
+    }
+    CHECK(moves < 180);
+    block = mempool_realloc(pool, block, 200000);
+    CHECK(block != NULL && is_stamped(block, 100000, 1));
+    CHECK(mempool_usable_size(pool, block) <= 225000 + 16);
+    OK(mempool_free_sized(pool, block, 200000));
+    OK(mempool_free_sized(pool, fence, 100000));
+    check_whole(pool, &fresh);
     OK(mempool_detach(pool));
 }
 
@@ -1296,6 +1573,13 @@ int main(void)
     RUN(test_sizes);
     RUN(test_offsets);
     RUN(test_stats);
+    RUN(test_max_threads);
+    RUN(test_cached);
+    RUN(test_pressure);
+    RUN(test_caches_end);
+    RUN(test_too_few_caches);
+    RUN(test_good_size);
+    RUN(test_room_to_grow);
     RUN(test_walk);
     RUN(test_inspect);
     RUN(test_peek);

@@ -56,6 +56,26 @@ def test_attach_sees_what_another_handle_wrote():
         assert first.stats()["used_count"] == 0
 
 
+def test_a_freed_block_stays_with_its_thread_until_detach(shared):
+    with mempool.Pool.init(shared.buf) as pool:
+        fresh = pool.stats()
+        assert fresh["max_threads"] > 0
+        pool.free(pool.malloc(100))
+        stats = pool.stats()
+        assert (stats["used_count"], stats["thread_caches"]) == (0, 1)
+        assert stats["cached_count"] > 0
+        assert stats["available"] == fresh["available"]
+        pool.check()
+    with mempool.Pool.attach(shared.buf) as pool:
+        stats = pool.stats()
+        assert (stats["used_count"], stats["thread_caches"]) == (0, 0)
+        assert stats["available"] == fresh["available"]
+    with mempool.Pool.init(shared.buf, max_threads=3) as pool:
+        assert pool.stats()["max_threads"] == 3
+    with mempool.Pool.init(shared.buf, flags=8) as pool:  # MEMPOOL_NO_THREAD_CACHES
+        assert pool.stats()["max_threads"] == 0
+
+
 def test_start_leaves_the_bytes_before_it_alone():
     buffer = bytearray(b"\xaa" * 8192)
     with mempool.Pool.init(buffer, start=1000) as pool:

@@ -13,23 +13,27 @@
 //! stores the same bytes each time.
 //!
 //! ```text
-//! seal | slot 0: kind and states, at, old starts x 3, sizes x 3, top | slot 1: the same
+//! seal | . | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine | slot 1: the same
 //! ```
+//!
+//! A change may take a magazine with it: what it holds after the change. So a block that goes from
+//! a magazine to the heap, or back, is never in both, and never in neither.
 //!
 //! The seal is 0 when no change is under way, else a sum over the slot whose number is its lowest
 //! bit. The next change is written to the other slot: one store of the seal ends the one and
 //! begins the other, so that a block can be handed from change to change without a gap.
 #![forbid(unsafe_code)]
 
-use crate::layout::{Geometry, RECORD_OFFSET};
+use crate::class;
+use crate::layout::{Geometry, COUNT_AT, ITEMS_AT, MAGAZINE_ITEMS, NO_BLOCK, RECORD_OFFSET};
 use crate::map::{Entry, Map};
 use crate::region::Region;
 use crate::stats::State;
 use core::sync::atomic::{compiler_fence, Ordering::SeqCst};
 
 const SLOT_AT: usize = RECORD_OFFSET + 8;
-const SLOT_WORDS: usize = 9;
-const SLOT_BYTES: usize = SLOT_WORDS * 4;
+const SLOT_WORDS: usize = 6;
+const SLOT_BYTES: usize = SLOT_WORDS * 8;
 /// No block starts here.
 pub const NOWHERE: u32 = u32::MAX;
 
@@ -46,6 +50,28 @@ pub enum Kind {
     Resize = 3,
     /// All blocks become free: done.
     FreeAll = 4,
+    /// Free space becomes a row of equal cached blocks, which an empty magazine takes: done, for
+    /// who owns the magazine.
+    Refill = 5,
+}
+
+/// A magazine that a change takes blocks from, or fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taker {
+    /// Offset of its count; 0 for none.
+    pub count_at: usize,
+    /// What the count becomes. A refill makes it from 0; else nothing stands behind the last then.
+    pub count: u32,
+}
+
+impl Taker {
+    /// No magazine.
+    pub const NONE: Taker = Taker { count_at: 0, count: 0 };
+
+    /// Offset of one of its blocks.
+    fn item_at(&self, index: u32) -> usize {
+        self.count_at - COUNT_AT + ITEMS_AT + index as usize * 4
+    }
 }
 
 /// A stretch of whole blocks that becomes another row of whole blocks.
@@ -61,13 +87,15 @@ pub struct Change {
     pub new: [Entry; 3],
     /// Where `top` is then.
     pub top: u32,
+    /// What a magazine holds then; of a refill, how often the first of the row stands there.
+    pub taker: Taker,
 }
 
 impl Change {
     /// A change that makes nothing of nothing.
     pub fn new(kind: Kind, at: u32, top: u32) -> Change {
         let none = Entry { state: State::Free, size: 0 };
-        Change { kind, at, old: [NOWHERE; 3], new: [none; 3], top }
+        Change { kind, at, old: [NOWHERE; 3], new: [none; 3], top, taker: Taker::NONE }
     }
 
     /// Adds an old block's start.
@@ -89,7 +117,10 @@ impl Change {
     /// The new row: first granule, state and size of each block.
     pub fn row(&self) -> impl Iterator<Item = (u32, Entry)> + '_ {
         let mut at = self.at;
-        self.new.iter().filter(|block| block.size != 0).map(move |&block| {
+        let repeats = if self.kind == Kind::Refill { self.taker.count as usize } else { 1 };
+        let [first, rest @ ..] = &self.new;
+        let row = core::iter::repeat_n(first, repeats).chain(rest);
+        row.filter(|block| block.size != 0).map(move |&block| {
             let start = at;
             at = at.wrapping_add(block.size);
             (start, block)
@@ -102,7 +133,7 @@ impl Change {
     }
 
     /// Writes the new row over the old one. Doing it again changes nothing.
-    pub fn apply(&self, map: &Map) {
+    pub fn apply(&self, region: &Region, map: &Map) {
         for &start in self.old.iter().filter(|&&start| start != NOWHERE) {
             if self.row().all(|(new, _)| new != start) {
                 map.erase(start);
@@ -111,45 +142,84 @@ impl Change {
         for (start, block) in self.row() {
             map.write(start, block);
         }
+        let taker = self.taker;
+        if taker.count_at == 0 {
+            return;
+        }
+        if self.kind == Kind::Refill {
+            for (index, (start, _)) in (0..taker.count).zip(self.row()) {
+                region.store32(taker.item_at(index), start);
+            }
+        } else if taker.count < MAGAZINE_ITEMS {
+            region.store32(taker.item_at(taker.count), NO_BLOCK);
+        }
+        region.store8(taker.count_at, taker.count as u8);
     }
 
     /// Whether it stays inside a map of which `known` granules are known.
-    fn is_possible(&self, known: u32) -> bool {
-        let sizes = self.new.iter().map(|block| u64::from(block.size)).sum::<u64>();
+    fn is_possible(&self, geometry: &Geometry, known: u32) -> bool {
+        let is_refill = self.kind == Kind::Refill;
+        let taker = self.taker;
+        let is_none = taker.count_at == 0 && !is_refill;
+        if taker.count > MAGAZINE_ITEMS || !(is_none || geometry.is_count(taker.count_at)) {
+            return false;
+        }
+        let sizes = self.row().map(|(_, block)| u64::from(block.size)).sum::<u64>();
         let end = u64::from(self.at) + sizes;
         let row_fits = end <= u64::from(self.top) && self.at <= self.top && self.top <= known;
         let lives = self.row().filter(|(_, block)| block.state == State::Live).count();
         let kind_agrees = match self.kind {
             Kind::Alloc | Kind::Resize => lives == 1,
-            Kind::Free | Kind::FreeAll => lives == 0,
+            Kind::Free | Kind::FreeAll | Kind::Refill => lives == 0,
         };
+        let caches = self.row().filter(|(_, block)| block.state == State::Cached).count();
+        let cached_agrees = caches == if is_refill { taker.count as usize } else { 0 };
         let olds_fit = self.old.iter().all(|&start| start == NOWHERE || start < known);
-        row_fits && kind_agrees && olds_fit
+        row_fits && kind_agrees && cached_agrees && olds_fit
     }
 
-    fn encode(&self) -> [u32; SLOT_WORDS] {
+    fn encode(&self) -> [u64; SLOT_WORDS] {
+        let pair = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
         let [a, b, c] = self.new;
         let states = (a.state as u32) << 8 | (b.state as u32) << 16 | (c.state as u32) << 24;
         let [x, y, z] = self.old;
-        [self.kind as u32 | states, self.at, x, y, z, a.size, b.size, c.size, self.top]
+        let Taker { count_at, count } = self.taker;
+        [
+            pair(self.kind as u32 | states, self.at),
+            pair(x, y),
+            pair(z, self.top),
+            pair(a.size, b.size),
+            pair(c.size, count),
+            count_at as u64,
+        ]
     }
 
-    fn decode(words: [u32; SLOT_WORDS]) -> Option<Change> {
-        let [what, at, x, y, z, a, b, c, top] = words;
+    fn decode(words: [u64; SLOT_WORDS]) -> Option<Change> {
+        let [what_at, xy, z_top, ab, c_count, count_at] = words;
+        let (low, high) = (|pair: u64| pair as u32, |pair: u64| (pair >> 32) as u32);
+        let what = low(what_at);
         let kind = match what & 0xff {
             1 => Kind::Alloc,
             2 => Kind::Free,
             3 => Kind::Resize,
             4 => Kind::FreeAll,
+            5 => Kind::Refill,
             _ => return None,
         };
         let block = |shift: u32, size| match what >> shift & 0xff {
             0 => Some(Entry { state: State::Free, size }),
             1 => Some(Entry { state: State::Live, size }),
+            2 if class::exact(size).is_some() => Some(Entry { state: State::Cached, size }),
             _ => None,
         };
-        let new = [block(8, a)?, block(16, b)?, block(24, c)?];
-        Some(Change { kind, at, old: [x, y, z], new, top })
+        Some(Change {
+            kind,
+            at: high(what_at),
+            old: [low(xy), high(xy), low(z_top)],
+            new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_count))?],
+            top: high(z_top),
+            taker: Taker { count_at: usize::try_from(count_at).ok()?, count: high(c_count) },
+        })
     }
 }
 
@@ -176,7 +246,7 @@ impl<'a> Record<'a> {
         let words = change.encode();
         let slot = if self.is_open() { 1 - (self.seal() & 1) } else { 0 };
         for (i, word) in words.into_iter().enumerate() {
-            self.region.store32(self.word_at(slot, i), word);
+            self.region.store64(self.word_at(slot, i), word);
         }
         // A death comes between two instructions: it is enough that the compiler keeps the order.
         compiler_fence(SeqCst);
@@ -202,9 +272,9 @@ impl<'a> Record<'a> {
     pub fn read(&self, known: u32) -> Option<Change> {
         let found = self.seal();
         let slot = found & 1;
-        let words = core::array::from_fn(|i| self.region.load32(self.word_at(slot, i)));
+        let words = core::array::from_fn(|i| self.region.load64(self.word_at(slot, i)));
         let change = Change::decode(words).filter(|_| found == seal(slot, words))?;
-        change.is_possible(known).then_some(change)
+        change.is_possible(self.geometry, known).then_some(change)
     }
 
     fn seal(&self) -> u32 {
@@ -212,7 +282,7 @@ impl<'a> Record<'a> {
     }
 
     fn word_at(&self, slot: u32, word: usize) -> usize {
-        self.geometry.word(SLOT_AT + slot as usize * SLOT_BYTES + word * 4)
+        self.geometry.word(SLOT_AT + slot as usize * SLOT_BYTES + word * 8)
     }
 }
 
@@ -220,12 +290,12 @@ impl<'a> Record<'a> {
 const MENDING: u32 = 1;
 
 /// Never 0: the lowest bit is the slot, the next is set, the rest is a sum of the words.
-fn seal(slot: u32, words: [u32; SLOT_WORDS]) -> u32 {
+fn seal(slot: u32, words: [u64; SLOT_WORDS]) -> u32 {
     // Odd multipliers keep every bit; the rotation makes the order count.
-    let sum = words
-        .iter()
-        .fold(0x811c_9dc5u32, |sum, &word| (sum ^ word).wrapping_mul(0x9e37_79b1).rotate_left(15));
-    sum & !3 | 2 | slot
+    let sum = words.iter().fold(0x811c_9dc5_0000_0001u64, |sum, &word| {
+        (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+    });
+    (sum ^ sum >> 32) as u32 & !3 | 2 | slot
 }
 
 #[cfg(test)]

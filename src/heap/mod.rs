@@ -11,6 +11,7 @@ mod change;
 mod words;
 
 pub use bins::Free;
+pub use change::Taker;
 pub use words::Counts;
 
 use crate::error::{Error, Result};
@@ -112,16 +113,22 @@ impl<'a> Heap<'a> {
     }
 
     /// What a new owner of the lock sees to first: the truth is sane, and no change is left
-    /// half done. O(1), unless there is one: then as long as a walk.
-    pub fn enter(&self) -> Result<()> {
+    /// half done. O(1), unless there is one: then as long as a walk. Calls `forget` if it was
+    /// free_all, before that counts as done.
+    pub fn enter(&self, forget: impl Fn()) -> Result<()> {
         if !self.words.are_sane() {
             let at = self.geometry.header as u64;
             return Err(Error::Corrupted { what: "top lies beyond the watermark", at });
         }
         if self.record.is_open() {
-            self.recover()?;
+            return self.recover(forget);
         }
         Ok(())
+    }
+
+    /// Granules that are in no block, or in a free one.
+    pub fn available(&self) -> u32 {
+        self.counts().free.saturating_add(self.geometry.granules - self.top())
     }
 
     /// Tells those who wait for the lock that its owner is at work: a new turn.
@@ -154,6 +161,11 @@ impl<'a> Heap<'a> {
     /// Makes a live block free: joined to its free neighbours, or to the space above `top`. O(1).
     pub fn free(&self, granule: u32) -> Result<()> {
         let size = self.live_size(granule)?;
+        self.release(granule, size, Taker::NONE);
+        Ok(())
+    }
+
+    fn release(&self, granule: u32, size: u32, taker: Taker) {
         let compact = !self.geometry.has(NO_COMPACT);
         let end = granule + size;
         let left = self.map.free_before(granule).filter(|&left| compact && self.is_free(left));
@@ -165,8 +177,48 @@ impl<'a> Heap<'a> {
         } else {
             Change::new(Kind::Free, start, self.top()).with(State::Free, stop - start)
         };
-        self.commit(change.replaces(granule), [left, right]);
-        Ok(())
+        self.commit(Change { taker, ..change.replaces(granule) }, [left, right]);
+    }
+
+    /// Makes a cached or live block free that a magazine gives up, and the magazine forget it: one
+    /// event. O(1).
+    pub fn take_back(&self, granule: u32, taker: Taker) -> Result<()> {
+        if let Some((State::Cached | State::Live, size)) = self.block(granule) {
+            self.release(granule, size, taker);
+            return Ok(());
+        }
+        let at = self.geometry.offset(granule.min(self.geometry.granules)) as u64;
+        Err(Error::Corrupted { what: "a magazine holds what is no block", at })
+    }
+
+    /// Makes cached blocks of one size, and an empty magazine, whose count lies at `count_at`, hold
+    /// them: as many as fit in a row where the first fits best, at most `most`. None if there is
+    /// no room. O(blocks).
+    pub fn refill(&self, size: u32, most: u32, count_at: usize) -> Result<u32> {
+        let ask = Ask { size, step: 1, skew: 0 };
+        let found = self.honest(|bins| bins.find(size, size, |block| ask.fits(block)))?;
+        let room = self.geometry.granules - self.top();
+        let whole = found.map_or(room, |(_, whole)| whole);
+        let mut count = most.min(whole / size);
+        let rest = |count| if found.is_some() { whole - count * size } else { 0 };
+        while count > 0 && rest(count) > 0 && !self.is_worth_a_block(rest(count)) {
+            count -= 1;
+        }
+        if count == 0 {
+            return Ok(0);
+        }
+        let (start, top) = match found {
+            Some((start, _)) => (start, self.top()),
+            None => (self.top(), self.top() + count * size),
+        };
+        self.raise_watermark(top);
+        let mut change = Change::new(Kind::Refill, start, top).with(State::Cached, size);
+        if rest(count) > 0 {
+            change = change.with(State::Free, rest(count));
+        }
+        change.taker = Taker { count_at, count };
+        self.commit(change, [found, None]);
+        Ok(count)
     }
 
     /// Makes a live block longer or shorter where it is; false if there is no room. It may stay
@@ -238,6 +290,17 @@ impl<'a> Heap<'a> {
         }
     }
 
+    /// What starts here: its state and size.
+    pub fn block(&self, granule: u32) -> Option<(State, u32)> {
+        self.map.read(granule, self.top()).map(|block| (block.state, block.size))
+    }
+
+    /// The size of the cached block that starts here.
+    pub fn cached_size(&self, granule: u32) -> Option<u32> {
+        let (state, size) = self.block(granule)?;
+        (state == State::Cached).then_some(size)
+    }
+
     /// Whether the bins hold every free block of the map once: how many they hold.
     pub fn binned(&self) -> Option<u32> {
         self.bins.count().ok()
@@ -251,7 +314,7 @@ impl<'a> Heap<'a> {
     }
 
     /// Finishes the change that a dead owner left. May be repeated from any point. O(map).
-    fn recover(&self) -> Result<()> {
+    fn recover(&self, forget: impl Fn()) -> Result<()> {
         let Some(change) = self.record.read(self.watermark()) else {
             // Somebody died mending, or the record was scribbled over.
             let mended = self.mend();
@@ -264,6 +327,9 @@ impl<'a> Heap<'a> {
             (Kind::Alloc, Some(live)) => self.free(live),
             _ => Ok(()),
         };
+        if change.kind == Kind::FreeAll {
+            forget();
+        }
         self.record.close();
         let at = self.geometry.header as u64;
         let what = "the record of the change under way tells of no change that could be";
@@ -306,14 +372,14 @@ impl<'a> Heap<'a> {
         while let Some(block) = self.map.read(at, top) {
             self.show_progress();
             match block.state {
-                State::Live => counts.live_count += 1,
+                State::Live | State::Cached => counts.live_count += 1,
                 State::Free => {
                     counts.free_count += 1;
                     counts.free += block.size;
                     // Cannot lie: every link so far was made in this loop.
                     let _ = self.bins.link((at, block.size));
                 }
-                State::Cached | State::Meta => {}
+                State::Meta => {}
             }
             at += block.size;
         }
@@ -416,6 +482,7 @@ impl<'a> Heap<'a> {
         }
         counts.live_count = match change.kind {
             Kind::Alloc => counts.live_count.wrapping_add(1),
+            Kind::Refill => counts.live_count.wrapping_add(change.taker.count),
             Kind::Free => counts.live_count.wrapping_sub(1),
             Kind::Resize | Kind::FreeAll => counts.live_count,
         };
@@ -431,7 +498,7 @@ impl<'a> Heap<'a> {
         if change.kind == Kind::FreeAll {
             self.map.clear(0, self.watermark());
         }
-        change.apply(&self.map);
+        change.apply(self.region, &self.map);
         self.words.set_top(change.top);
     }
 

@@ -74,10 +74,10 @@ impl<'a> Words<'a> {
     }
 }
 
-/// What stands below `top`; live granules are `top - free`.
+/// What stands below `top`; theirs are `top - free`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Live blocks.
+    /// Live and cached blocks.
     pub live_count: u32,
     /// Free blocks.
     pub free_count: u32,

@@ -4,7 +4,8 @@ use crate::hash;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-const PAGE_BYTES: usize = 4096;
+/// What [`wiped_page`] makes.
+pub const PAGE_BYTES: usize = 4096;
 
 /// Random bits, from the kernel; from addresses and clocks where it gives none.
 pub fn random() -> u64 {
@@ -101,7 +102,7 @@ impl Mappings {
 }
 
 /// A page that every fork wipes to zero in the child; None where the kernel cannot.
-pub(super) fn wiped_page() -> Option<NonNull<u8>> {
+pub fn wiped_page() -> Option<NonNull<u8>> {
     // SAFETY: a fresh private mapping touches no memory of ours.
     let page = unsafe {
         libc::mmap(
@@ -125,7 +126,7 @@ pub(super) fn wiped_page() -> Option<NonNull<u8>> {
 }
 
 /// Gives back a page of [`wiped_page`] that nobody else has seen.
-pub(super) fn unmap_page(page: *mut u8) {
+pub fn unmap_page(page: *mut u8) {
     // SAFETY: the caller made it, and nobody else knows it.
     unsafe { libc::munmap(page.cast(), PAGE_BYTES) };
 }

@@ -19,6 +19,8 @@ mod thread;
 
 pub use futex::{wait, wake};
 pub use host::{boot_hash, is_private_mapping, pid_namespace, random};
+pub use host::{unmap_page, wiped_page, PAGE_BYTES};
 pub use thread::{
-    exists, is_of_this_process, me, state, Announcement, Holding, Me, State, TID_MASK,
+    at_fork_in_child, exists, is_of_this_process, me, start_time, state, Announcement, Holding, Me,
+    State, TID_MASK,
 };

@@ -125,6 +125,13 @@ impl Drop for Announcement {
     }
 }
 
+/// Has the C library call a function in each child that it forks, from then on.
+pub fn at_fork_in_child(call: extern "C" fn()) {
+    // SAFETY: the function lives as long as the library. Fails for want of memory only: then a
+    // child that passes NULL for a pool crashes, which it may.
+    unsafe { libc::pthread_atfork(None, None, Some(call)) };
+}
+
 fn gettid() -> u32 {
     // SAFETY: takes and touches nothing.
     unsafe { libc::syscall(libc::SYS_gettid) as u32 & TID_MASK }
@@ -216,21 +223,35 @@ pub enum State {
     Dead,
 }
 
-/// What the thread is doing, by /proc/TID/stat.
+/// What the thread is doing.
 pub fn state(tid: u32) -> State {
-    let mut path = host::Path::new();
-    path.push(b"/proc/");
-    path.push_number(tid);
-    path.push(b"/stat");
-    let mut text = [0u8; 256];
-    let len = host::read_file(&path, &mut text);
-    // "TID (name) S ...": the name may hold anything, so look for the last parenthesis.
-    let letter =
-        text[..len].iter().rposition(|&byte| byte == b')').and_then(|at| text[..len].get(at + 2));
-    match letter {
+    match stat(tid, |fields| fields.next()?.first().copied()) {
         Some(b'T' | b't') => State::Stopped,
         Some(b'S') => State::Asleep,
         Some(b'Z' | b'X') => State::Dead,
         _ => State::Busy,
     }
+}
+
+/// When the thread started, in ticks since boot; 0 when that cannot be known.
+pub fn start_time(tid: u32) -> u64 {
+    let digits = |field: &[u8]| {
+        field.iter().fold(0u64, |number, &digit| number.wrapping_mul(10) + u64::from(digit & 15))
+    };
+    // Field 22 of the line; the state is field 3.
+    stat(tid, |fields| fields.nth(22 - 3).map(digits)).unwrap_or(0)
+}
+
+/// The fields of /proc/TID/stat from the state on.
+fn stat<T>(tid: u32, pick: impl FnOnce(&mut dyn Iterator<Item = &[u8]>) -> Option<T>) -> Option<T> {
+    let mut path = host::Path::new();
+    path.push(b"/proc/");
+    path.push_number(tid);
+    path.push(b"/stat");
+    let mut text = [0u8; 512];
+    let len = host::read_file(&path, &mut text);
+    // "TID (name) S ...": the name may hold anything, so look for the last parenthesis.
+    let name_end = text[..len].iter().rposition(|&byte| byte == b')')?;
+    let rest = text[..len].get(name_end + 2..)?;
+    pick(&mut rest.split(|&byte| byte == b' '))
 }

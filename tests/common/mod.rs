@@ -6,6 +6,7 @@ pub mod child;
 pub mod handle;
 pub mod memory;
 pub mod random;
+pub mod worker;
 
 pub use handle::{options, Handle, Options};
 pub use memory::Memory;

@@ -1,34 +1,60 @@
 //! A pool: the layers below put together. Each call is one function here, which takes the lock,
 //! sees to what a dead owner left, does its work and delivers.
 
+mod cached;
+mod recover;
+
 use crate::check;
+use crate::class;
 use crate::error::{Error, Result};
 use crate::heap::Heap;
 use crate::layout::{self, Geometry, Header};
 use crate::layout::{FAILED_OFFSET, HEADER_BYTES, LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET};
 use crate::layout::{FORMATTING, MAGIC, RECOVERIES_OFFSET, REJECTED_OFFSET};
+use crate::local;
 use crate::lock::{Held, Lock};
 use crate::options::Options;
 use crate::region::Region;
 use crate::stats::{Block, Stats};
 use crate::sys;
-use core::ptr::NonNull;
+use core::ops::Deref;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-/// A process's handle to the pool in a buffer: a trusted copy of where everything lies.
-///
-/// Any number of threads may use one handle, and any number of handles one pool. Dropping it
-/// leaves the pool as it is. The buffer must stay mapped while a handle is used.
-pub struct Pool {
+/// A process's handle to the pool in a buffer: a trusted copy of where everything lies, at one
+/// address for as long as it lives, by which each thread knows its cache.
+pub struct Handle {
     region: Region,
     geometry: Geometry,
     id: u64,
     lock: Lock,
 }
 
+impl Drop for Handle {
+    /// Leaves the buffer alone: it may be unmapped. Caches that threads have through this handle
+    /// are theirs until they end; see [`Pool::detach`].
+    fn drop(&mut self) {
+        while local::end(self.key()).is_some() {}
+    }
+}
+
+/// A pool, as its user has it; see [`Handle`] for what can be done with it.
+///
+/// Any number of threads may use one handle, and any number of handles one pool. Dropping it
+/// leaves the pool as it is. The buffer must stay mapped while a handle is used.
+pub struct Pool(Box<Handle>);
+
+impl Deref for Pool {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.0
+    }
+}
+
 impl Pool {
     /// Formats a buffer, whatever it holds, and attaches to the new pool. The magic is written
-    /// last. Touches the header only.
+    /// last. Touches the header and the depot only, and the magazines of an old pool in its place.
     ///
     /// # Safety
     /// `buffer` is valid for reads and writes of `len` bytes as long as the handle is used, and
@@ -37,7 +63,10 @@ impl Pool {
         // SAFETY: as promised by the caller.
         let region = unsafe { region(buffer, len) }?;
         let geometry = Geometry::plan(region.address(), len, options)?;
-        let pool = Pool::new(region, Header { geometry, id: sys::random() });
+        if let Ok(old) = layout::find(&region, options.start) {
+            Pool::new(region, old)?.depot().revoke();
+        }
+        let pool = Pool::new(region, Header { geometry, id: sys::random() })?;
         let held = pool.lock.seize()?;
         pool.format(true);
         drop(held);
@@ -52,10 +81,13 @@ impl Pool {
     pub unsafe fn attach(buffer: *mut u8, len: usize, start: usize) -> Result<Pool> {
         // SAFETY: as promised by the caller.
         let region = unsafe { region(buffer, len) }?;
-        let pool = Pool::new(region, layout::find(&region, start)?);
+        let pool = Pool::new(region, layout::find(&region, start)?)?;
         if let Some(held) = pool.lock.claim()? {
             // What it finds is said by the calls that follow.
-            let _ = pool.inside(held, |_| Ok(()));
+            let _ = pool.inside(held, |heap| {
+                pool.recover_all(heap);
+                Ok(())
+            });
         }
         Ok(pool)
     }
@@ -78,7 +110,7 @@ impl Pool {
                     .map(|pool| (pool, false));
             }
             let geometry = Geometry::plan(region.address(), len, options)?;
-            let pool = Pool::new(region, Header { geometry, id: sys::random() });
+            let pool = Pool::new(region, Header { geometry, id: sys::random() })?;
             let held = match pool.lock.claim()? {
                 Some(held) => held,
                 None => pool.lock.acquire()?,
@@ -95,23 +127,63 @@ impl Pool {
         }
     }
 
-    /// This process is done with the handle. The pool and its blocks stay. O(1).
+    /// This process is done with the handle: the caches its threads have through it are given
+    /// back, none of which may be inside a call. The pool and its blocks stay. O(what they hold).
     pub fn detach(self) -> Result<()> {
+        while let Some(token) = local::end(self.key()) {
+            if self.is_here().is_ok() {
+                self.locked(|heap| {
+                    self.recover_token(heap, token);
+                    Ok(())
+                })?;
+            }
+        }
         Ok(())
     }
 
+    /// The handle alone, for C to hold.
+    pub(crate) fn into_handle(self) -> Box<Handle> {
+        self.0
+    }
+
+    /// The end of what [`Pool::into_handle`] began.
+    pub(crate) fn from_handle(handle: Box<Handle>) -> Pool {
+        Pool(handle)
+    }
+
+    fn new(region: Region, header: Header) -> Result<Pool> {
+        let Header { geometry, id } = header;
+        let word = |offset| geometry.word(offset);
+        let lock = Lock::new(region, word(LOCK_OFFSET), word(NAMESPACE_OFFSET), word(TURN_OFFSET));
+        // A Vec, unlike a Box, can say that there is no memory.
+        let mut room = Vec::new();
+        room.try_reserve_exact(1).map_err(|_| Error::NoHandle)?;
+        room.push(Handle { region, geometry, id, lock });
+        let handle = Box::into_raw(room.into_boxed_slice()).cast::<Handle>();
+        // SAFETY: a boxed slice of one has the layout of a boxed one.
+        Ok(Pool(unsafe { Box::from_raw(handle) }))
+    }
+}
+
+impl Handle {
     /// Ends the pool: whoever attaches later, or calls through another handle, is told that it is
     /// no pool. Nobody may be inside a call. O(1).
     pub fn release(&self) -> Result<()> {
         self.locked(|_| {
             self.set_magic(0);
+            // What threads look at in their fast path.
+            self.depot().revoke();
             Ok(())
         })
     }
 
     /// A block of `size` bytes or more. O(1) but when it fails.
+    #[inline]
     pub fn malloc(&self, size: usize) -> Result<NonNull<u8>> {
-        self.allocate(size, 1, None)
+        match malloc_fast(self.key(), size) {
+            Some(block) => Ok(block),
+            None => self.allocate(size, 1, None),
+        }
     }
 
     /// A block of `count` times `size` bytes, zeroed. O(bytes).
@@ -141,28 +213,22 @@ impl Pool {
         let Some(block) = NonNull::new(block) else {
             return self.malloc(size);
         };
-        let granule = self.granule(block.as_ptr())?;
-        let answer = self.locked(|heap| {
-            let old = heap.live_size(granule)?;
+        let answer = self.granule(block.as_ptr()).and_then(|granule| {
+            self.is_here()?;
+            self.heap().live_size(granule)?;
             let wanted = self.granules(size)?;
-            if heap.resize(granule, wanted)? {
+            if self.resize(granule, wanted)? {
                 return Ok(block);
             }
-            let moved = heap.alloc(wanted, 1)?;
-            let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
-            self.in_pieces(heap, self.geometry.bytes(old), |at, len| {
-                self.region.copy(from + at, to + at, len);
-            });
-            heap.free(granule)?;
-            self.block(moved)
+            self.relocate(granule, block, size, wanted)
         });
         self.count_failure(answer)
     }
 
-    /// [`Pool::realloc`] to `count` times `size` bytes.
+    /// [`Handle::realloc`] to `count` times `size` bytes.
     ///
     /// # Safety
-    /// As for [`Pool::realloc`].
+    /// As for [`Handle::realloc`].
     pub unsafe fn realloc_array(
         &self,
         block: *mut u8,
@@ -193,32 +259,41 @@ impl Pool {
     /// # Safety
     /// Nobody uses the block any more.
     pub unsafe fn free(&self, block: *mut u8) -> Result<()> {
-        if block.is_null() {
+        if block.is_null() || free_fast(self.key(), block) {
             return Ok(());
         }
-        let answer = self.granule(block).and_then(|granule| self.locked(|heap| heap.free(granule)));
+        let answer = self.granule(block).and_then(|granule| self.free_slowly(granule, block));
         self.count_refusal(answer)
     }
 
-    /// [`Pool::free`], and refuses a size that the block cannot have been asked for. O(1).
+    #[cold]
+    fn free_slowly(&self, granule: u32, block: *mut u8) -> Result<()> {
+        self.is_here()?;
+        if self.geometry.caches > 0 && self.put(granule, block as usize)? {
+            return Ok(());
+        }
+        self.locked(|heap| heap.free(granule))
+    }
+
+    /// [`Handle::free`], and refuses a size that the block cannot have been asked for. O(1).
     ///
     /// # Safety
-    /// As for [`Pool::free`].
+    /// As for [`Handle::free`].
     pub unsafe fn free_sized(&self, block: *mut u8, size: usize) -> Result<()> {
         if block.is_null() {
             return Ok(());
         }
         let answer = self.granule(block).and_then(|granule| {
-            self.locked(|heap| {
-                let have = heap.live_size(granule)?;
-                let wanted = self.geometry.granules_for(size).filter(|_| size > 0);
-                if wanted.is_some_and(|wanted| heap.could_be(have, wanted)) {
-                    return heap.free(granule);
-                }
-                let at = self.geometry.offset(granule) as u64;
-                let block = self.geometry.bytes(have) as u64;
-                Err(Error::WrongSize { at, block, size: size as u64 })
-            })
+            self.is_here()?;
+            let heap = self.heap();
+            let have = heap.live_size(granule)?;
+            let wanted = self.geometry.granules_for(size).filter(|_| size > 0);
+            if wanted.is_some_and(|wanted| self.could_be(&heap, have, wanted)) {
+                return self.free_slowly(granule, block);
+            }
+            let at = self.geometry.offset(granule) as u64;
+            let block = self.geometry.bytes(have) as u64;
+            Err(Error::WrongSize { at, block, size: size as u64 })
         });
         self.count_refusal(answer)
     }
@@ -228,7 +303,11 @@ impl Pool {
     /// # Safety
     /// Nobody uses any block any more, and nobody is inside a call.
     pub unsafe fn free_all(&self) -> Result<()> {
-        self.locked(|heap| heap.free_all())
+        self.locked(|heap| {
+            heap.free_all()?;
+            self.forget_cached();
+            Ok(())
+        })
     }
 
     /// The bytes that a live block holds; 0 for any other pointer. O(1), takes no lock.
@@ -242,8 +321,8 @@ impl Pool {
 
     /// The bytes that a block for `size` bytes would hold; 0 if there could be none. O(1).
     pub fn good_size(&self, size: usize) -> usize {
-        let granules = self.geometry.granules_for(size);
-        granules.map_or(0, |granules| self.geometry.bytes(granules))
+        let granules = self.geometry.granules_for(size).unwrap_or(0);
+        self.geometry.bytes(self.rounded(granules))
     }
 
     /// A pointer into the pool as an offset from the buffer's first byte; 0 outside.
@@ -268,13 +347,15 @@ impl Pool {
     pub fn stats(&self) -> Result<Stats> {
         self.locked(|heap| {
             let largest = heap.largest()?;
-            Ok(stats(&self.region, &self.geometry, self.id, heap, largest))
+            Ok(self.figures(heap, largest))
         })
     }
 
     /// Verifies everything against the map. O(map).
     pub fn check(&self) -> Result<()> {
-        self.locked(|heap| check::check(&self.region, &self.geometry, heap))
+        self.locked(|heap| {
+            check::check(&self.region, &self.geometry, heap, &self.depot(), self.is_alone())
+        })
     }
 
     /// Shows the blocks in order of address until told to stop. No lock is held meanwhile: the
@@ -299,27 +380,64 @@ impl Pool {
         }
     }
 
-    /// Gives caches back to the heap. There are none yet.
+    /// Gives what the depot, this thread's cache and the dead hold back to the heap. O(what they
+    /// hold).
     pub fn trim(&self) -> Result<()> {
-        self.locked(|_| Ok(()))
+        let _ = self.cache();
+        self.locked(|heap| {
+            self.give_back(heap);
+            Ok(())
+        })
     }
 
     /// Looks for a dead owner now; how many were cleaned up after. O(1) if there is none.
     pub fn recover(&self) -> Result<u64> {
         let before = self.counter(RECOVERIES_OFFSET);
-        self.locked(|_| Ok(()))?;
+        self.locked(|heap| {
+            self.recover_dead(heap);
+            Ok(())
+        })?;
         Ok(self.counter(RECOVERIES_OFFSET).saturating_sub(before))
     }
 
-    fn new(region: Region, header: Header) -> Pool {
-        let Header { geometry, id } = header;
-        let word = |offset| geometry.word(offset);
-        let lock = Lock::new(region, word(LOCK_OFFSET), word(NAMESPACE_OFFSET), word(TURN_OFFSET));
-        Pool { region, geometry, id, lock }
+    /// What threads know the handle by.
+    fn key(&self) -> usize {
+        ptr::from_ref(self).addr()
     }
 
     fn heap(&self) -> Heap<'_> {
         Heap::new(&self.region, &self.geometry)
+    }
+
+    fn figures(&self, heap: &Heap, largest: u32) -> Stats {
+        let geometry = &self.geometry;
+        let counts = heap.counts();
+        let top = heap.top();
+        let top_at = geometry.offset(top);
+        let bytes = |granules| geometry.bytes(granules) as u64;
+        let free_size = bytes(counts.free);
+        let (cached_count, cached) = self.cached();
+        let cached_size = cached << geometry.align_log2;
+        Stats {
+            total: (geometry.end - geometry.start) as u64,
+            overhead: (geometry.first - geometry.start) as u64,
+            used_count: u64::from(counts.live_count).saturating_sub(cached_count),
+            used_size: bytes(top.saturating_sub(counts.free)).saturating_sub(cached_size),
+            free_count: u64::from(counts.free_count),
+            free_size,
+            cached_count,
+            cached_size,
+            top: top_at as u64,
+            available: free_size + cached_size + (geometry.end - top_at) as u64,
+            largest_free: bytes(largest),
+            align: geometry.align() as u64,
+            thread_caches: u64::from(self.caches().claimed()),
+            max_threads: u64::from(geometry.caches),
+            rejected_frees: self.counter(REJECTED_OFFSET),
+            failed_allocs: self.counter(FAILED_OFFSET),
+            recoveries: self.counter(RECOVERIES_OFFSET),
+            pool_id: self.id,
+        }
     }
 
     /// Writes a new pool's header, for who holds its lock. The magic comes last.
@@ -333,12 +451,102 @@ impl Pool {
         self.lock.settle();
         self.geometry.write(&self.region, self.id);
         self.heap().format(is_untouched);
+        self.depot().format();
+        self.caches().format();
         self.set_magic(MAGIC);
     }
 
     fn set_magic(&self, magic: u64) {
         if let Some(word) = self.region.word64(self.geometry.header) {
             word.store(magic, Release);
+        }
+    }
+
+    /// Makes a live block hold `wanted` granules where it is; false if there is no room.
+    fn resize(&self, granule: u32, wanted: u32) -> Result<bool> {
+        let old = self.heap().live_size(granule)?;
+        let rounded = self.rounded(wanted);
+        if old == wanted || old == rounded || wanted < old && old <= self.roomy(wanted) {
+            return Ok(true);
+        }
+        self.locked(|heap| {
+            if self.is_short(heap) {
+                return heap.resize(granule, wanted);
+            }
+            // One that grew may grow again: then there is room already.
+            let roomy = if wanted > old { self.roomy(wanted) } else { rounded };
+            Ok(heap.resize(granule, roomy)? || heap.resize(granule, wanted)?)
+        })
+    }
+
+    /// What a block of this many granules takes while memory is not short.
+    fn rounded(&self, granules: u32) -> u32 {
+        self.class_for(granules).map_or(granules, class::size)
+    }
+
+    /// What a block may take that grew to this many granules.
+    fn roomy(&self, granules: u32) -> u32 {
+        if self.geometry.caches == 0 || granules <= class::LARGEST {
+            return self.rounded(granules);
+        }
+        granules.saturating_add(granules / 8).min(self.geometry.granules)
+    }
+
+    /// Whether a block of `have` granules can have been asked for as `wanted`.
+    fn could_be(&self, heap: &Heap, have: u32, wanted: u32) -> bool {
+        wanted <= have
+            && (heap.could_be(have, wanted)
+                || heap.could_be(have, self.roomy(wanted))
+                || have <= self.roomy(wanted))
+    }
+
+    /// Gives a block's bytes a new place, and the old one up.
+    fn relocate(
+        &self,
+        granule: u32,
+        block: NonNull<u8>,
+        size: usize,
+        wanted: u32,
+    ) -> Result<NonNull<u8>> {
+        if let Some(moved) = self.take(size, wanted)? {
+            let old = self.heap().live_size(granule)?;
+            let to = moved.block().addr().get() - self.region.address();
+            self.region.copy(self.geometry.offset(granule), to, self.geometry.bytes(old));
+            // The old block goes first: a death in between ends both, and nobody has two. Not to
+            // the magazine that still holds the new one.
+            let same = class::exact(old) == self.class_for(wanted);
+            if same || !self.put_at_once(block) {
+                self.locked(|heap| heap.free(granule))?;
+            }
+            return Ok(moved.deliver());
+        }
+        self.locked(|heap| {
+            let old = heap.live_size(granule)?;
+            let moved = self.alloc(heap, wanted, 1)?;
+            let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
+            self.in_pieces(heap, self.geometry.bytes(old), |at, len| {
+                self.region.copy(from + at, to + at, len);
+            });
+            heap.free(granule)?;
+            self.block(moved)
+        })
+    }
+
+    /// A live block from the heap, of a class's size unless memory is short; from what caches and
+    /// depot can give back, if need be.
+    fn alloc(&self, heap: &Heap, granules: u32, alignment: usize) -> Result<u32> {
+        let rounded = self.rounded(granules);
+        if rounded > granules && alignment <= self.geometry.align() && !self.is_short(heap) {
+            if let Ok(granule) = heap.alloc(rounded, alignment) {
+                return Ok(granule);
+            }
+        }
+        match heap.alloc(granules, alignment) {
+            Err(Error::OutOfMemory { .. }) if self.geometry.caches > 0 => {
+                self.give_back(heap);
+                heap.alloc(granules, alignment)
+            }
+            answer => answer,
         }
     }
 
@@ -355,7 +563,10 @@ impl Pool {
             self.count(RECOVERIES_OFFSET);
         }
         let heap = self.heap();
-        heap.enter()?;
+        heap.enter(|| self.forget_cached())?;
+        if held.owner_died {
+            self.recover_holder();
+        }
         let answer = work(&heap);
         heap.leave();
         answer
@@ -373,8 +584,17 @@ impl Pool {
 
     fn allocate(&self, size: usize, alignment: usize, fill: Option<u8>) -> Result<NonNull<u8>> {
         let answer = self.granules(size).and_then(|granules| {
+            if alignment <= self.geometry.align() {
+                if let Some(taken) = self.take(size, granules)? {
+                    if let Some(byte) = fill {
+                        let at = taken.block().addr().get() - self.region.address();
+                        self.region.fill(at, size, byte);
+                    }
+                    return Ok(taken.deliver());
+                }
+            }
             self.locked(|heap| {
-                let granule = heap.alloc(granules, alignment)?;
+                let granule = self.alloc(heap, granules, alignment)?;
                 if let Some(byte) = fill {
                     // Before the block is delivered: who dies here leaves no block behind.
                     let at = self.geometry.offset(granule);
@@ -468,6 +688,18 @@ impl Pool {
     }
 }
 
+/// [`Handle::malloc`] of the handle at an address, as long as this thread's cache has a block.
+#[inline(always)]
+pub(crate) fn malloc_fast(key: usize, size: usize) -> Option<NonNull<u8>> {
+    local::pop(key, size).map(local::Popped::deliver)
+}
+
+/// [`Handle::free`] of the handle at an address, as long as this thread's cache has room.
+#[inline(always)]
+pub(crate) fn free_fast(key: usize, block: *mut u8) -> bool {
+    local::push(key, block.addr())
+}
+
 /// Figures and blocks of a pool that may be mapped read-only: writes nothing, takes no lock, so
 /// what is under way is seen as it happens to be. O(1), and O(map) with a visitor.
 ///
@@ -483,7 +715,8 @@ pub unsafe fn inspect(
     let region = unsafe { region(buffer.cast_mut(), len) }?;
     let Header { geometry, id } = layout::find(&region, start)?;
     let heap = Heap::new(&region, &geometry);
-    let found = stats(&region, &geometry, id, &heap, heap.largest_seen());
+    let pool = Pool::new(region, Header { geometry, id })?;
+    let found = pool.figures(&heap, heap.largest_seen());
     let Some(visit) = visit else { return Ok(found) };
     let (map, top) = (heap.map(), heap.top());
     let mut from = 0;
@@ -552,35 +785,6 @@ fn is_blank(region: &Region, header: usize) -> bool {
             zero || magic() == FORMATTING
         }
         _ => false,
-    }
-}
-
-fn stats(region: &Region, geometry: &Geometry, id: u64, heap: &Heap, largest: u32) -> Stats {
-    let counts = heap.counts();
-    let top = heap.top();
-    let top_at = geometry.offset(top);
-    let bytes = |granules| geometry.bytes(granules) as u64;
-    let counter = |offset| region.load64(geometry.word(offset));
-    let free_size = bytes(counts.free);
-    Stats {
-        total: (geometry.end - geometry.start) as u64,
-        overhead: (geometry.first - geometry.start) as u64,
-        used_count: u64::from(counts.live_count),
-        used_size: bytes(top.saturating_sub(counts.free)),
-        free_count: u64::from(counts.free_count),
-        free_size,
-        cached_count: 0,
-        cached_size: 0,
-        top: top_at as u64,
-        available: free_size + (geometry.end - top_at) as u64,
-        largest_free: bytes(largest),
-        align: geometry.align() as u64,
-        thread_caches: 0,
-        max_threads: 0,
-        rejected_frees: counter(REJECTED_OFFSET),
-        failed_allocs: counter(FAILED_OFFSET),
-        recoveries: counter(RECOVERIES_OFFSET),
-        pool_id: id,
     }
 }
 

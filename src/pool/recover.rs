@@ -1,0 +1,141 @@
+//! What the living do for the dead: make free what was in their hands, and hand on what they had.
+//!
+//! A dead owner of the lock has left a record, which the heap finishes ([`Heap::enter`]). A dead
+//! thread has left a cache: its magazines are where it dropped them, and each of them tells what it
+//! was at (see [`crate::local`]). All below is done under the lock, and every step of it is one
+//! event; so whoever dies in it is followed by the next, who begins anew and finds less to do.
+#![forbid(unsafe_code)]
+
+use super::Handle;
+use crate::cache::{self, Thread};
+use crate::class;
+use crate::depot::{Bound, Owner, Stack};
+use crate::heap::{Heap, Taker};
+use crate::layout::RECOVERIES_OFFSET;
+use crate::local;
+use crate::stats::State;
+
+/// Where a thread was when it ended.
+#[derive(Clone, Copy)]
+enum Death {
+    /// Inside no call.
+    InOrder,
+    /// Between any two instructions.
+    Anywhere,
+}
+
+impl Handle {
+    /// Looks for caches whose threads are gone, and cleans up after them. O(caches) but for that.
+    pub(super) fn recover_dead(&self, heap: &Heap) {
+        self.recover_ended(heap);
+        let caches = self.caches();
+        let is_gone = |cache| {
+            let gone = |thread: Thread| self.lock.is_gone(thread.tid, thread.start);
+            caches.thread(cache).is_some_and(gone)
+        };
+        for cache in (0..caches.known()).filter(|&cache| is_gone(cache)) {
+            // One of our own may have ended in order since we looked.
+            self.recover_ended(heap);
+            if is_gone(cache) {
+                self.count(RECOVERIES_OFFSET);
+                self.recover_cache(heap, cache, Death::Anywhere);
+            }
+        }
+    }
+
+    /// Cleans up after threads of this process that have ended.
+    fn recover_ended(&self, heap: &Heap) {
+        while let Some(token) = local::end_of_ended(self.id) {
+            self.recover_token(heap, token);
+        }
+    }
+
+    /// Cleans up after all caches: no thread that had one can live.
+    pub(super) fn recover_all(&self, heap: &Heap) {
+        let caches = self.caches();
+        for cache in (0..caches.known()).filter(|&cache| caches.thread(cache).is_some()) {
+            self.count(RECOVERIES_OFFSET);
+            self.recover_cache(heap, cache, Death::Anywhere);
+        }
+    }
+
+    /// Gives up a cache by its token, if it is still the one that the token was given for. Its
+    /// thread was inside no call.
+    pub(super) fn recover_token(&self, heap: &Heap, token: u32) {
+        if self.caches().token(cache::number(token)) == Some(token) {
+            self.recover_cache(heap, cache::number(token), Death::InOrder);
+        }
+    }
+
+    /// Makes free what a cache's thread had in its hands, hands its magazines to the depot, and
+    /// makes it anybody's.
+    fn recover_cache(&self, heap: &Heap, cache: u32, death: Death) {
+        let depot = self.depot();
+        for bound in depot.bound().filter(|bound| bound.owner.is_cache(cache)) {
+            let Bound { magazine, owner, class } = bound;
+            match death {
+                Death::InOrder => self.tidy(heap, magazine, class),
+                Death::Anywhere => self.settle(heap, magazine, class),
+            }
+            if depot.count(magazine) > 0 {
+                depot.give(magazine, class, Stack::Full);
+            } else if depot.change_owner(magazine, owner, Owner::Holder) {
+                depot.unbind(magazine, class);
+            }
+            heap.show_progress();
+        }
+        self.caches().release(cache);
+    }
+
+    /// Ends what a dead thread had begun with a magazine: a malloc is undone, a free done.
+    fn settle(&self, heap: &Heap, magazine: u32, class: u8) {
+        let depot = self.depot();
+        let count_at = depot.count_at(magazine);
+        let is = |granule, state| heap.block(granule) == Some((state, class::size(class)));
+        if let Some(last) = depot.count(magazine).checked_sub(1) {
+            match depot.item(magazine, last) {
+                Some(granule) if is(granule, State::Cached) => {}
+                Some(granule) if is(granule, State::Live) => {
+                    let _ = heap.take_back(granule, Taker { count_at, count: last });
+                }
+                // Delivered: it has but to be counted. Or damage.
+                _ => depot.cut(magazine, last),
+            }
+        }
+        let count = depot.count(magazine);
+        match depot.item(magazine, count) {
+            Some(granule) if is(granule, State::Live) || is(granule, State::Cached) => {
+                let _ = heap.take_back(granule, Taker { count_at, count });
+            }
+            Some(_) => depot.cut(magazine, count),
+            None => {}
+        }
+        // The magazine is about to be others': what was written down of it must not be done again.
+        heap.leave();
+    }
+
+    /// What a thread that was inside no call leaves needs no settling. But if two threads freed one
+    /// block at once, and it was taken from the other's cache since, the last here may be its ghost.
+    fn tidy(&self, heap: &Heap, magazine: u32, class: u8) {
+        let depot = self.depot();
+        while let Some(last) = depot.count(magazine).checked_sub(1) {
+            let item = depot.item(magazine, last);
+            if item.and_then(|granule| heap.cached_size(granule)) == Some(class::size(class)) {
+                break;
+            }
+            depot.cut(magazine, last);
+        }
+    }
+
+    /// After the lock's owner died: finishes what it had begun with magazines.
+    pub(super) fn recover_holder(&self) {
+        let depot = self.depot();
+        for Bound { magazine, owner, class } in depot.bound() {
+            if owner == Owner::Holder {
+                // It holds what it had not given back yet.
+                depot.give(magazine, class, Stack::Full);
+            }
+        }
+        depot.recount();
+    }
+}
