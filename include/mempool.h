@@ -364,12 +364,11 @@ mempool_status_t mempool_free_sized(mempool_t *pool, void *block, size_t size);
 /// Allocates a block of at least `size` bytes, whose content is not defined.
 ///
 /// Blocks are aligned by address to the pool's align, or to 4096 if that is less; a larger align
-/// holds for their offsets. Any process may use and free them.
+/// holds for their offsets. Any process may use and free them. While at least half of the pool is
+/// free, sizes above 32 granules are rounded up by at most an eighth, so that thread caches can serve
+/// them: see mempool_good_size.
 ///
 /// - Returns NULL with errno EINVAL: size is 0, or pool is NULL; ENOMEM: no free run fits.
-/// While at least half of the pool is free, sizes above 32 granules are rounded up by at most an
-/// eighth, so that thread caches can serve them: see mempool_good_size.
-///
 /// - Threads: any, at any time. A size that the thread's cache has takes no lock.
 /// - Cost: O(1), or O(a magazine of 60 blocks) when a cache is filled; not so a call that fails, or
 ///   nearly does, which gives caches back and looks at every free block that might fit, and the

@@ -328,6 +328,8 @@ impl<'a> Depot<'a> {
         }
         // Known only when it is one: its bytes were anything.
         self.region.store32(self.word(magazine, OWNER_AT), 0);
+        self.region.store8(self.word(magazine, CLASS_AT), 0);
+        self.region.store8(self.word(magazine, ROUNDS_AT), 0);
         self.region.store32(self.word(magazine, FLOOR_AT), NO_BLOCK);
         self.cut(magazine, 0);
         self.set(KNOWN, magazine + 1);

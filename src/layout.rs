@@ -454,6 +454,21 @@ pub fn find(region: &Region, start: usize) -> Result<Header> {
         _ if is_misplaced(region, start) => return Err(MISPLACED),
         _ => return Err(Error::NotAPool("no header at the start of the buffer: init it first")),
     }
+    find_at(region, header)
+}
+
+/// The header of a pool that ends because another is made in its place; maybe by one who died when
+/// he had begun to.
+pub fn find_remains(region: &Region, start: usize) -> Option<Header> {
+    let header = header_at(region.address(), start)
+        .filter(|&at| at.saturating_add(HEADER_BYTES) <= region.len())?;
+    let magic = region.word64(header)?.load(Acquire);
+    let is_one = matches!(magic, MAGIC | FORMATTING);
+    find_at(region, header).ok().filter(|_| is_one)
+}
+
+/// Reads and validates a header that lies there, whatever its magic.
+fn find_at(region: &Region, header: usize) -> Result<Header> {
     let found = read_header(region, header)?;
     let geometry = found.geometry;
     let residue = region.address() % geometry.align().min(ADDRESS_ALIGN_MAX);

@@ -26,7 +26,6 @@ use core::cell::Cell;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{compiler_fence, AtomicBool, AtomicU32, AtomicU64, AtomicU8};
-use std::sync::Once;
 
 const CLASSES: usize = class::COUNT as usize;
 
@@ -643,7 +642,10 @@ impl PagesHeld {
 }
 
 /// This thread's page for a pool: it becomes the current one. Made if there is none; None where
-/// pages cannot be.
+/// pages cannot be, and for a call that comes from inside this one: the first look at [`MINE`], and
+/// what the kernel is told, may allocate, and the pool may be what the program allocates from.
+///
+/// Not for who holds a pool's lock, for the same reason; see [`find`].
 #[cold]
 pub fn get<'a>(
     handle: usize,
@@ -651,31 +653,66 @@ pub fn get<'a>(
     region: &Region,
     geometry: &Geometry,
 ) -> Option<&'a Local> {
-    let generation = sys::me().generation;
-    MINE.try_with(|mine| {
-        if mine.generation.get() != generation {
-            // This is a forked child: the pages are its parent's.
+    thread_local! {
+        // Const and without Drop: no destructor is registered, nothing is allocated.
+        static INSIDE: Cell<bool> = const { Cell::new(false) };
+    }
+    if INSIDE.replace(true) {
+        return None;
+    }
+    let found = MINE.try_with(|mine| {
+        mine.begin();
+        let local = match mine.find(handle) {
+            Some(local) => local,
+            None => {
+                let local = make(handle, region, geometry, mine)?;
+                local.pool.set(pool);
+                local
+            }
+        };
+        pointer::set(local);
+        Some(local)
+    });
+    INSIDE.set(false);
+    found.ok().flatten()
+}
+
+/// This thread's page for a pool, if there is one: it becomes the current one. Allocates nothing.
+pub fn find<'a>(handle: usize) -> Option<&'a Local> {
+    if ptr::eq(pointer::get(), &NOWHERE.0) {
+        // The thread has had no page in this process.
+        return None;
+    }
+    let found = MINE.try_with(|mine| {
+        mine.begin();
+        mine.find(handle).inspect(|local| pointer::set(*local))
+    });
+    found.ok().flatten()
+}
+
+impl Mine {
+    /// In a forked child the pages are its parent's: it has none.
+    fn begin(&self) {
+        let generation = sys::me().generation;
+        if self.generation.get() != generation {
             pointer::set(&raw const NOWHERE.0);
-            mine.first.set(ptr::null());
-            mine.generation.set(generation);
+            self.first.set(ptr::null());
+            self.generation.set(generation);
         }
-        let mut at = mine.first.get();
+    }
+
+    fn find<'a>(&self, handle: usize) -> Option<&'a Local> {
+        let mut at = self.first.get();
         while !at.is_null() {
             // SAFETY: a page of this thread.
             let local = unsafe { &*at };
             if local.handle.get() == handle {
-                pointer::set(local);
                 return Some(local);
             }
             at = local.next_of_thread.get();
         }
-        let local = make(handle, region, geometry, mine)?;
-        local.pool.set(pool);
-        pointer::set(local);
-        Some(local)
-    })
-    .ok()
-    .flatten()
+        None
+    }
 }
 
 /// In a forked child the page of the parent's thread is wiped, and with it the handle's address:
@@ -685,8 +722,12 @@ extern "C" fn forget_last() {
 }
 
 fn make<'a>(handle: usize, region: &Region, geometry: &Geometry, mine: &Mine) -> Option<&'a Local> {
-    static FORKS: Once = Once::new();
-    FORKS.call_once(|| sys::at_fork_in_child(forget_last));
+    // The first to come does it, and nobody waits: a fork in between leaves a child who would wait
+    // for ever for a thread that it has not.
+    static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    if !IS_TOLD.swap(true, Relaxed) {
+        sys::at_fork_in_child(forget_last);
+    }
     let pages = pages();
     // A page that a detach has left behind serves again.
     let mut at = mine.first.get();

@@ -72,6 +72,8 @@ pub struct Held<'a> {
     word: &'a AtomicU32,
     /// The last owner died holding it.
     pub owner_died: bool,
+    /// It belonged to another boot, of which no thread lives.
+    pub rebooted: bool,
     // Dropped in this order, after the word was released.
     _announcement: sys::Announcement,
     _holding: sys::Holding,
@@ -143,7 +145,9 @@ impl Lock {
             self.settle();
         }
         let owner_died = found as u32 & !WAITERS != 0;
-        Ok(Some(self.held(word, owner_died, announcement, holding)))
+        let mut held = self.held(word, owner_died, announcement, holding);
+        held.rebooted = its_boot != 0;
+        Ok(Some(held))
     }
 
     /// Takes the lock whatever its word says: for who formats the buffer, whose word may be
@@ -167,7 +171,8 @@ impl Lock {
         holding: sys::Holding,
     ) -> Held<'a> {
         self.region.store32(self.turn_at, self.turn().wrapping_add(1));
-        Held { word, owner_died, _announcement: announcement, _holding: holding }
+        let rebooted = false;
+        Held { word, owner_died, rebooted, _announcement: announcement, _holding: holding }
     }
 
     fn turn(&self) -> u32 {

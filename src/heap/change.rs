@@ -60,13 +60,17 @@ pub enum Kind {
 pub struct Taker {
     /// Offset of its count; 0 for none.
     pub count_at: usize,
-    /// What the count becomes. A refill makes it from 0; else nothing stands behind the last then.
+    /// What the count becomes. A refill makes it from 0; else the blocks behind the last are gone.
     pub count: u32,
+    /// How many blocks it gives up, which lie in a row; the first of them is the first old start.
+    pub run: u32,
+    /// The size of each of these.
+    pub size: u32,
 }
 
 impl Taker {
     /// No magazine.
-    pub const NONE: Taker = Taker { count_at: 0, count: 0 };
+    pub const NONE: Taker = Taker { count_at: 0, count: 0, run: 1, size: 0 };
 
     /// Offset of one of its blocks.
     fn item_at(&self, index: u32) -> usize {
@@ -139,10 +143,13 @@ impl Change {
                 map.erase(start);
             }
         }
+        let taker = self.taker;
+        for index in 1..taker.run {
+            map.erase(self.old[0] + index * taker.size);
+        }
         for (start, block) in self.row() {
             map.write(start, block);
         }
-        let taker = self.taker;
         if taker.count_at == 0 {
             return;
         }
@@ -150,8 +157,10 @@ impl Change {
             for (index, (start, _)) in (0..taker.count).zip(self.row()) {
                 region.store32(taker.item_at(index), start);
             }
-        } else if taker.count < MAGAZINE_ITEMS {
-            region.store32(taker.item_at(taker.count), NO_BLOCK);
+        } else {
+            for index in taker.count..(taker.count + taker.run).min(MAGAZINE_ITEMS) {
+                region.store32(taker.item_at(index), NO_BLOCK);
+            }
         }
         region.store8(taker.count_at, taker.count as u8);
     }
@@ -162,6 +171,10 @@ impl Change {
         let taker = self.taker;
         let is_none = taker.count_at == 0 && !is_refill;
         if taker.count > MAGAZINE_ITEMS || !(is_none || geometry.is_count(taker.count_at)) {
+            return false;
+        }
+        let run_end = u64::from(self.old[0]) + u64::from(taker.run) * u64::from(taker.size);
+        if taker.run == 0 || taker.run > MAGAZINE_ITEMS || taker.run > 1 && run_end > known.into() {
             return false;
         }
         let sizes = self.row().map(|(_, block)| u64::from(block.size)).sum::<u64>();
@@ -183,19 +196,20 @@ impl Change {
         let [a, b, c] = self.new;
         let states = (a.state as u32) << 8 | (b.state as u32) << 16 | (c.state as u32) << 24;
         let [x, y, z] = self.old;
-        let Taker { count_at, count } = self.taker;
+        let Taker { count_at, count, run, size } = self.taker;
+        let counts = count | run << 8 | size << 16;
         [
             pair(self.kind as u32 | states, self.at),
             pair(x, y),
             pair(z, self.top),
             pair(a.size, b.size),
-            pair(c.size, count),
+            pair(c.size, counts),
             count_at as u64,
         ]
     }
 
     fn decode(words: [u64; SLOT_WORDS]) -> Option<Change> {
-        let [what_at, xy, z_top, ab, c_count, count_at] = words;
+        let [what_at, xy, z_top, ab, c_counts, count_at] = words;
         let (low, high) = (|pair: u64| pair as u32, |pair: u64| (pair >> 32) as u32);
         let what = low(what_at);
         let kind = match what & 0xff {
@@ -216,9 +230,14 @@ impl Change {
             kind,
             at: high(what_at),
             old: [low(xy), high(xy), low(z_top)],
-            new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_count))?],
+            new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_counts))?],
             top: high(z_top),
-            taker: Taker { count_at: usize::try_from(count_at).ok()?, count: high(c_count) },
+            taker: Taker {
+                count_at: usize::try_from(count_at).ok()?,
+                count: high(c_counts) & 0xff,
+                run: high(c_counts) >> 8 & 0xff,
+                size: high(c_counts) >> 16,
+            },
         })
     }
 }

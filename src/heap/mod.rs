@@ -180,15 +180,22 @@ impl<'a> Heap<'a> {
         self.commit(Change { taker, ..change.replaces(granule) }, [left, right]);
     }
 
-    /// Makes a cached or live block free that a magazine gives up, and the magazine forget it: one
-    /// event. O(1).
+    /// Makes free what a magazine gives up, and the magazine forget it, in one event: a block, or
+    /// several cached ones of a size in a row. O(blocks).
     pub fn take_back(&self, granule: u32, taker: Taker) -> Result<()> {
-        if let Some((State::Cached | State::Live, size)) = self.block(granule) {
-            self.release(granule, size, taker);
-            return Ok(());
+        match self.block(granule) {
+            Some((State::Cached | State::Live, size)) if taker.run == 1 => {
+                self.release(granule, size, taker);
+            }
+            Some((State::Cached, size)) if size == taker.size => {
+                self.release(granule, size * taker.run, taker);
+            }
+            _ => {
+                let at = self.geometry.offset(granule.min(self.geometry.granules)) as u64;
+                return Err(Error::Corrupted { what: "a magazine holds what is no block", at });
+            }
         }
-        let at = self.geometry.offset(granule.min(self.geometry.granules)) as u64;
-        Err(Error::Corrupted { what: "a magazine holds what is no block", at })
+        Ok(())
     }
 
     /// Makes cached blocks of one size, and an empty magazine, whose count lies at `count_at`, hold
@@ -216,7 +223,7 @@ impl<'a> Heap<'a> {
         if rest(count) > 0 {
             change = change.with(State::Free, rest(count));
         }
-        change.taker = Taker { count_at, count };
+        change.taker = Taker { count_at, count, run: 1, size: 0 };
         self.commit(change, [found, None]);
         Ok(count)
     }
@@ -483,7 +490,7 @@ impl<'a> Heap<'a> {
         counts.live_count = match change.kind {
             Kind::Alloc => counts.live_count.wrapping_add(1),
             Kind::Refill => counts.live_count.wrapping_add(change.taker.count),
-            Kind::Free => counts.live_count.wrapping_sub(1),
+            Kind::Free => counts.live_count.wrapping_sub(change.taker.run),
             Kind::Resize | Kind::FreeAll => counts.live_count,
         };
         self.words.set_counts(counts);

@@ -53,9 +53,9 @@ impl Handle {
         Caches::new(&self.region, &self.geometry)
     }
 
-    /// This thread's page for this handle; None where there can be none.
+    /// This thread's page for this handle, if it has one.
     fn page(&self) -> Option<&Local> {
-        local::get(self.key(), self.id, &self.region, &self.geometry)
+        local::find(self.key())
     }
 
     /// The class of blocks for this many granules, if it is cached.
@@ -124,7 +124,7 @@ impl Handle {
             return Ok(None);
         }
         self.is_here()?;
-        let Some(local) = self.page() else {
+        let Some(local) = local::get(self.key(), self.id, &self.region, &self.geometry) else {
             return Ok(None);
         };
         if local.token().is_some() {
@@ -389,18 +389,34 @@ impl Handle {
         false
     }
 
-    /// Gives a magazine's blocks back to the heap, one by one, until it holds `rest`.
+    /// Gives a magazine's blocks back to the heap until it holds `rest`: each row of neighbours that
+    /// it ends in as one.
     pub(super) fn flush(&self, heap: &Heap, magazine: u32, class: u8, rest: u32) {
         let depot = self.depot();
-        let count_at = depot.count_at(magazine);
-        for count in (rest..depot.count(magazine)).rev() {
-            let freed = depot.item(magazine, count).is_some_and(|granule| {
-                let of_class = heap.cached_size(granule) == Some(class::size(class));
-                of_class && heap.take_back(granule, Taker { count_at, count }).is_ok()
-            });
-            if !freed {
+        let size = class::size(class);
+        let item = |index: u32| {
+            let granule = depot.item(magazine, index)?;
+            (heap.cached_size(granule) == Some(size)).then_some(granule)
+        };
+        while let Some(last) = depot.count(magazine).checked_sub(1).filter(|&last| last >= rest) {
+            let Some(mut first) = item(last) else {
                 // What is no cached block is not ours to free.
                 self.count(RECOVERIES_OFFSET);
+                depot.cut(magazine, last);
+                continue;
+            };
+            let (mut end, mut count) = (first + size, last);
+            while count > rest {
+                match item(count - 1) {
+                    Some(granule) if granule == end => end += size,
+                    Some(granule) if granule + size == first => first = granule,
+                    _ => break,
+                }
+                count -= 1;
+            }
+            let run = last + 1 - count;
+            let taker = Taker { count_at: depot.count_at(magazine), count, run, size };
+            if heap.take_back(first, taker).is_err() {
                 depot.cut(magazine, count);
             }
         }
@@ -448,8 +464,10 @@ impl Handle {
 
     /// Whether no other thread has a cache: then, under the lock, no cached block is in motion.
     pub(super) fn is_alone(&self) -> bool {
-        let local = self.page();
-        let mine = local.and_then(Local::token).is_some();
+        if self.geometry.caches == 0 {
+            return true;
+        }
+        let mine = self.page().and_then(Local::token).is_some();
         self.caches().claimed() == u32::from(mine)
     }
 

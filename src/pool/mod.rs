@@ -63,8 +63,11 @@ impl Pool {
         // SAFETY: as promised by the caller.
         let region = unsafe { region(buffer, len) }?;
         let geometry = Geometry::plan(region.address(), len, options)?;
-        if let Ok(old) = layout::find(&region, options.start) {
-            Pool::new(region, old)?.depot().revoke();
+        if let Some(old) = layout::find_remains(&region, options.start) {
+            // What threads think is theirs in an old pool is not; and nobody may find it half ended.
+            let old = Pool::new(region, old)?;
+            old.set_magic(FORMATTING);
+            old.depot().revoke();
         }
         let pool = Pool::new(region, Header { geometry, id: sys::random() })?;
         let held = pool.lock.seize()?;
@@ -83,9 +86,12 @@ impl Pool {
         let region = unsafe { region(buffer, len) }?;
         let pool = Pool::new(region, layout::find(&region, start)?)?;
         if let Some(held) = pool.lock.claim()? {
+            let rebooted = held.rebooted;
             // What it finds is said by the calls that follow.
             let _ = pool.inside(held, |heap| {
-                pool.recover_all(heap);
+                if rebooted {
+                    pool.recover_all(heap);
+                }
                 Ok(())
             });
         }

@@ -96,7 +96,8 @@ impl Handle {
             match depot.item(magazine, last) {
                 Some(granule) if is(granule, State::Cached) => {}
                 Some(granule) if is(granule, State::Live) => {
-                    let _ = heap.take_back(granule, Taker { count_at, count: last });
+                    let _ =
+                        heap.take_back(granule, Taker { count_at, count: last, run: 1, size: 0 });
                 }
                 // Delivered: it has but to be counted. Or damage.
                 _ => depot.cut(magazine, last),
@@ -105,7 +106,7 @@ impl Handle {
         let count = depot.count(magazine);
         match depot.item(magazine, count) {
             Some(granule) if is(granule, State::Live) || is(granule, State::Cached) => {
-                let _ = heap.take_back(granule, Taker { count_at, count });
+                let _ = heap.take_back(granule, Taker { count_at, count, run: 1, size: 0 });
             }
             Some(_) => depot.cut(magazine, count),
             None => {}
