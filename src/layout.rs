@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Depot, caches and magazines are there in pools of 256 KiB and more, unless the options forbid
-//! them. They take a thirtieth of the pool at most, and no memory until they are used.
+//! them. They take a 25th of the pool at most, and no memory until they are used.
 //!
 //! The header starts at the first address divisible by 8, the granules at one divisible by
 //! min(align, 4096); both depend on where the buffer lies, so a pool can be mapped anywhere at
@@ -457,14 +457,12 @@ pub fn find(region: &Region, start: usize) -> Result<Header> {
     find_at(region, header)
 }
 
-/// The header of a pool that ends because another is made in its place; maybe by one who died when
-/// he had begun to.
+/// The header of a pool that ends because another is made in its place, or that ended; whatever its
+/// magic, for who ended it may have died over that.
 pub fn find_remains(region: &Region, start: usize) -> Option<Header> {
     let header = header_at(region.address(), start)
         .filter(|&at| at.saturating_add(HEADER_BYTES) <= region.len())?;
-    let magic = region.word64(header)?.load(Acquire);
-    let is_one = matches!(magic, MAGIC | FORMATTING);
-    find_at(region, header).ok().filter(|_| is_one)
+    find_at(region, header).ok()
 }
 
 /// Reads and validates a header that lies there, whatever its magic.

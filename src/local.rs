@@ -19,8 +19,9 @@
 
 use crate::class;
 use crate::layout::{Geometry, COUNT_AT, ITEMS_AT, MAGAZINE_BYTES, MAGAZINE_ITEMS, NO_BLOCK};
-use crate::map::{CACHED_CLASS, LIVE_CLASS};
+use crate::map::{Entry, Map, CACHED_CLASS, LIVE_CLASS};
 use crate::region::Region;
+use crate::stats::State;
 use crate::sys;
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
@@ -111,6 +112,8 @@ const _: () = assert!(size_of::<Local>() <= sys::PAGE_BYTES);
 
 /// No handle's address: not NULL, which callers may pass.
 const NOBODY: usize = 1;
+/// Stands for a handle that is gone, and with it the way to give the cache back.
+const ORPHANED: usize = 2;
 
 /// Where a thread without a page looks.
 #[repr(transparent)]
@@ -227,7 +230,7 @@ mod byte {
 /// The pointer to the page of the thread's last pool, by the initial-exec model: two loads, where
 /// what a shared library gets by default is a call. Eight bytes of the static TLS block, which
 /// even a library that is loaded late finds room for.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 mod pointer {
     use super::{Local, NOWHERE};
     use core::arch::{asm, global_asm};
@@ -275,7 +278,7 @@ mod pointer {
 }
 
 /// The same, by the language's own means.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(all(target_arch = "x86_64", target_env = "gnu")))]
 mod pointer {
     use super::{Local, NOWHERE};
     use core::cell::Cell;
@@ -348,6 +351,21 @@ impl Popped {
         compiler_fence(SeqCst);
         byte::count_down(magazine);
         self.block
+    }
+}
+
+impl Popped {
+    /// For a change that delivers the block with something else: where the magazine's count lies,
+    /// and what it becomes.
+    pub fn taken(&self, region: &Region) -> (usize, u32) {
+        // SAFETY: the magazine of the buffer that `pop` found.
+        let count = unsafe { &raw const (*self.magazine).count };
+        (count.addr() - region.address(), self.count as u32 - 1)
+    }
+
+    /// The block stays in its cache.
+    pub fn put_back(self, map: &Map, size: u32, granule: u32) {
+        map.write(granule, Entry { state: State::Cached, size });
     }
 }
 
@@ -772,10 +790,28 @@ pub fn end(handle: usize) -> Option<u32> {
     end_one(|local| local.handle.get() == handle)
 }
 
-/// Ends a page of a thread of this process that has ended, of a pool by any handle: the token of its
-/// cache. None if there is no such page with a cache.
+/// The handle is gone: its caches are nobody's, until [`end_of_ended`] finds them.
+pub fn orphan(handle: usize) {
+    let pages = pages();
+    let mut at = pages.first().get();
+    while !at.is_null() {
+        // SAFETY: in the list, so mapped.
+        let local = unsafe { &*at };
+        at = local.next_of_process.get();
+        if local.handle.get() == handle {
+            local.usual.set(NOBODY);
+            local.handle.set(if local.token().is_some() { ORPHANED } else { NOBODY });
+        }
+    }
+}
+
+/// Ends a page of a thread of this process that has ended, or whose handle has, of a pool by any
+/// handle: the token of its cache. None if there is no such page with a cache.
 pub fn end_of_ended(pool: u64) -> Option<u32> {
-    end_one(|local| local.ended.load(Relaxed) && local.pool.get() == pool)
+    end_one(|local| {
+        let is_left = local.ended.load(Relaxed) || local.handle.get() == ORPHANED;
+        is_left && local.pool.get() == pool
+    })
 }
 
 fn end_one(is_meant: impl Fn(&Local) -> bool) -> Option<u32> {

@@ -258,15 +258,10 @@ impl Lock {
         }
     }
 
-    /// Whether the thread of this number that started then is gone. When in doubt, it is not.
-    pub fn is_gone(&self, tid: u32, start: u64) -> bool {
-        if self.names_nobody(tid, 0) {
-            return true;
-        }
-        let namespace = self.region.load32(self.namespace_at);
-        let is_known = namespace != 0 && namespace == sys::pid_namespace();
-        let now = sys::start_time(tid);
-        is_known && start != 0 && now != 0 && now != start
+    /// What can be asked about threads that use the pool.
+    pub fn inquiry(&self) -> Inquiry {
+        let private = self.is_private();
+        Inquiry { private, possible: private || self.numbers_are_ours() }
     }
 
     /// Whether no thread of this number can be the lock's owner. When in doubt, it can.
@@ -302,6 +297,30 @@ impl Lock {
         let private = sys::is_private_mapping(self.region.address() + self.at) == Some(true);
         self.mapping.store(if private { PRIVATE } else { SHARED }, Relaxed);
         private
+    }
+}
+
+/// How to ask whether threads live; made once for many of them.
+#[derive(Clone, Copy)]
+pub struct Inquiry {
+    private: bool,
+    possible: bool,
+}
+
+impl Inquiry {
+    /// Whether the thread of this number that started then is gone. When in doubt, it is not. Asked
+    /// `closely` a zombie counts as gone, and one whose number another thread has by now: that takes
+    /// far longer.
+    pub fn is_gone(&self, tid: u32, start: u64, closely: bool) -> bool {
+        if !self.possible {
+            return false;
+        }
+        let exists = if self.private { sys::is_of_this_process(tid) } else { sys::exists(tid) };
+        if !exists || !closely {
+            return !exists;
+        }
+        let (state, now) = sys::state_and_start(tid);
+        state == sys::State::Dead || start != 0 && now != 0 && now != start
     }
 }
 

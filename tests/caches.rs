@@ -1785,3 +1785,27 @@ fn from_producer_to_consumer_and_back_memory_goes_round() {
         shared.must_be_whole(first);
     }
 }
+
+/// What a Rust program does that attaches, works and forgets the handle, over and over.
+#[test]
+fn handles_that_are_dropped_keep_no_caches() {
+    let memory = Memory::shared(1 << 20);
+    let options = ::mempool::Options::default();
+    // SAFETY: the memory outlives all handles.
+    let first =
+        unsafe { ::mempool::Pool::init(memory.base(), memory.len(), &options) }.expect("init");
+    for _ in 0..600 {
+        // SAFETY: as above.
+        let pool =
+            unsafe { ::mempool::Pool::attach(memory.base(), memory.len(), 0) }.expect("attach");
+        let block = pool.malloc(100).expect("malloc");
+        // SAFETY: nobody uses it.
+        unsafe { pool.free(block.as_ptr()) }.expect("free");
+    }
+    let stats = first.stats().expect("stats");
+    assert!(stats.thread_caches <= 2, "{} caches of one thread", stats.thread_caches);
+    first.trim().expect("trim");
+    let stats = first.stats().expect("stats");
+    assert_eq!((stats.used_count, stats.cached_count, stats.free_count), (0, 0, 0));
+    first.check().expect("check");
+}

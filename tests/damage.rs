@@ -1,6 +1,7 @@
 //! What callers do to a pool by mistake: writing to freed memory, or promising zero bytes that are
 //! not. Damage stays theirs: no two live blocks overlap, and what fits is found.
 
+use mempool::layout::LOCK_OFFSET;
 use mempool::options::{Options, NO_THREAD_CACHES, ZEROED};
 use mempool::Pool;
 use std::collections::BTreeMap;
@@ -64,6 +65,74 @@ fn a_broken_promise_of_zero_bytes_makes_no_blocks_overlap() {
             }));
         }
         churn(&init(&mut buffer, ZEROED), &mut random);
+    }
+}
+
+/// Words of a pool that are not its lock's, which would only be waited for.
+fn scribble(buffer: &mut [u64], random: &mut Random) {
+    let nasty = [0, u64::MAX, 1, 0xff, 0x4040_4040_4040_4040, 0x9898_9898_9898_9898, 1 << 63];
+    for _ in 0..1 + random.below(4) {
+        // The header, the depot, caches and magazines, the map's beginning: or anywhere.
+        let end = if random.below(4) == 0 { buffer.len() as u64 } else { 4096 };
+        let at = random.below(end) as usize;
+        if (LOCK_OFFSET / 8..LOCK_OFFSET / 8 + 2).contains(&at) {
+            continue;
+        }
+        let value = match random.below(3) {
+            0 => random.next(),
+            1 => nasty[random.below(nasty.len() as u64) as usize],
+            _ => buffer[at] ^ 1 << random.below(64),
+        };
+        // SAFETY: a word of the buffer, which the pool looks at too.
+        unsafe { (&raw mut buffer[at]).write_volatile(value) };
+    }
+}
+
+#[test]
+fn whatever_is_written_over_a_pool_with_caches_no_call_leaves_it() {
+    const MARGIN: usize = 512;
+    const WORDS: usize = 40_000;
+    let mut random = Random(7);
+    for _ in 0..300 {
+        let mut memory = vec![0x5555_5555_5555_5555u64; WORDS + 2 * MARGIN];
+        let (before, rest) = memory.split_at_mut(MARGIN);
+        let (buffer, behind) = rest.split_at_mut(WORDS);
+        let options = Options { max_threads: 1 + random.below(3) as u32, ..Options::default() };
+        // SAFETY: the buffer outlives the pool.
+        let pool = unsafe { Pool::init(buffer.as_mut_ptr().cast(), WORDS * 8, &options) }.unwrap();
+        let range = buffer.as_ptr_range();
+        let inside = range.start as usize..range.end as usize;
+        let mut blocks = vec![buffer.as_mut_ptr().cast::<u8>()];
+        for _ in 0..300 {
+            if random.below(8) == 0 {
+                scribble(buffer, &mut random);
+            }
+            let most = if random.below(9) == 0 { 100_000 } else { 600 };
+            let size = 1 + random.below(most) as usize;
+            let block = blocks[random.below(blocks.len() as u64) as usize];
+            // SAFETY: what is no live block is refused or, in a scribbled pool, stays inside it.
+            let got = unsafe {
+                match random.below(12) {
+                    0..5 => pool.malloc(size),
+                    5 => pool.calloc(1, size),
+                    6 => pool.realloc(block, size),
+                    7 => {
+                        let _ = (pool.check(), pool.stats(), pool.trim(), pool.recover());
+                        continue;
+                    }
+                    _ => {
+                        let _ = pool.free(block);
+                        continue;
+                    }
+                }
+            };
+            if let Ok(block) = got {
+                let at = block.as_ptr() as usize;
+                assert!(inside.contains(&at) && size <= inside.end - at, "outside");
+                blocks.push(block.as_ptr());
+            }
+        }
+        assert!(before.iter().chain(&*behind).all(|&word| word == 0x5555_5555_5555_5555));
     }
 }
 

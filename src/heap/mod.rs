@@ -165,6 +165,14 @@ impl<'a> Heap<'a> {
         Ok(())
     }
 
+    /// [`Heap::free`], and what a magazine gives up with it, in one event: its last block is live, and
+    /// becomes the caller's.
+    pub fn free_and_deliver(&self, granule: u32, count_at: usize, count: u32) -> Result<()> {
+        let size = self.live_size(granule)?;
+        self.release(granule, size, Taker { count_at, count, run: 1, size: 0 });
+        Ok(())
+    }
+
     fn release(&self, granule: u32, size: u32, taker: Taker) {
         let compact = !self.geometry.has(NO_COMPACT);
         let end = granule + size;

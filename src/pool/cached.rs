@@ -25,7 +25,6 @@ use crate::heap::{Heap, Taker};
 use crate::layout::{MAGAZINE_ITEMS, RECOVERIES_OFFSET};
 use crate::local::{self, Local, Popped};
 use crate::sys;
-use core::ptr::NonNull;
 
 /// A thread that found no cache asks again after so many slow calls.
 const PATIENCE: u32 = 4096;
@@ -71,6 +70,7 @@ impl Handle {
     pub(super) fn take(&self, size: usize, granules: u32) -> Result<Option<Popped>> {
         let Some(class) = self.class_for(granules) else { return Ok(None) };
         let Some(local) = self.cache()? else { return Ok(None) };
+        self.disown(local, class);
         if !self.caches_class(local, class) {
             return Ok(None);
         }
@@ -106,16 +106,11 @@ impl Handle {
         if local.push_any(block) {
             return Ok(true);
         }
+        self.disown(local, class);
         if !self.caches_class(local, class) {
             return Ok(false);
         }
         Ok(self.unload(local, class)? && local.push_any(block))
-    }
-
-    /// Puts a live block into this thread's cache if there is room at once.
-    pub(super) fn put_at_once(&self, block: NonNull<u8>) -> bool {
-        let local = self.page();
-        local.is_some_and(|local| local.push_any(block.addr().get()))
     }
 
     /// This thread's page, with a cache; None if it has none, and there is none to be had.
@@ -138,6 +133,7 @@ impl Handle {
         let tid = sys::me().tid;
         let me = Thread { tid, start: sys::start_time(tid) };
         let claimed = self.locked(|heap| {
+            self.recover_ended(heap);
             let caches = self.caches();
             let random = sys::random() as u32;
             if let Some(token) = caches.claim(me, random) {
@@ -274,6 +270,19 @@ impl Handle {
             return 0;
         }
         rounds.clamp(2, self.geometry.rounds_max(class))
+    }
+
+    /// Lets go of magazines that are not this thread's any more: somebody wrote to an owner word.
+    fn disown(&self, local: &Local, class: u8) {
+        let (region, geometry) = (&self.region, &self.geometry);
+        let mine = local.token().map(Owner::Cache);
+        let is_lost = |magazine: u32| self.depot().owner(magazine) != mine;
+        if local.loaded(region, geometry, class).is_some_and(is_lost) {
+            local.load(region, geometry, class, None, 0);
+        }
+        if local.previous(region, geometry, class).is_some_and(is_lost) {
+            local.keep(region, geometry, class, None);
+        }
     }
 
     /// Whether this thread caches blocks of a class.

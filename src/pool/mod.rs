@@ -19,6 +19,7 @@ use crate::stats::{Block, Stats};
 use crate::sys;
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// A process's handle to the pool in a buffer: a trusted copy of where everything lies, at one
@@ -28,13 +29,15 @@ pub struct Handle {
     geometry: Geometry,
     id: u64,
     lock: Lock,
+    /// When a close look at the dead is due again.
+    rested: AtomicU64,
 }
 
 impl Drop for Handle {
     /// Leaves the buffer alone: it may be unmapped. Caches that threads have through this handle
-    /// are theirs until they end; see [`Pool::detach`].
+    /// are given back through another, when one is next claimed, or memory is short.
     fn drop(&mut self) {
-        while local::end(self.key()).is_some() {}
+        local::orphan(self.key());
     }
 }
 
@@ -63,12 +66,7 @@ impl Pool {
         // SAFETY: as promised by the caller.
         let region = unsafe { region(buffer, len) }?;
         let geometry = Geometry::plan(region.address(), len, options)?;
-        if let Some(old) = layout::find_remains(&region, options.start) {
-            // What threads think is theirs in an old pool is not; and nobody may find it half ended.
-            let old = Pool::new(region, old)?;
-            old.set_magic(FORMATTING);
-            old.depot().revoke();
-        }
+        end_remains(&region, options.start)?;
         let pool = Pool::new(region, Header { geometry, id: sys::random() })?;
         let held = pool.lock.seize()?;
         pool.format(true);
@@ -124,7 +122,9 @@ impl Pool {
             // Somebody may have made it before we got the lock.
             let made = is_blank(&region, header);
             if made {
-                pool.format(region.load64(header) != FORMATTING);
+                let is_untouched = region.load64(header) != FORMATTING;
+                end_remains(&region, options.start)?;
+                pool.format(is_untouched);
             }
             drop(held);
             if made {
@@ -164,7 +164,7 @@ impl Pool {
         // A Vec, unlike a Box, can say that there is no memory.
         let mut room = Vec::new();
         room.try_reserve_exact(1).map_err(|_| Error::NoHandle)?;
-        room.push(Handle { region, geometry, id, lock });
+        room.push(Handle { region, geometry, id, lock, rested: AtomicU64::new(0) });
         let handle = Box::into_raw(room.into_boxed_slice()).cast::<Handle>();
         // SAFETY: a boxed slice of one has the layout of a boxed one.
         Ok(Pool(unsafe { Box::from_raw(handle) }))
@@ -226,7 +226,7 @@ impl Handle {
             if self.resize(granule, wanted)? {
                 return Ok(block);
             }
-            self.relocate(granule, block, size, wanted)
+            self.relocate(granule, size, wanted)
         });
         self.count_failure(answer)
     }
@@ -349,7 +349,7 @@ impl Handle {
         pointer.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
-    /// A snapshot of the pool's figures. O(1).
+    /// A snapshot of the pool's figures. O(magazines in use), no walk of the blocks.
     pub fn stats(&self) -> Result<Stats> {
         self.locked(|heap| {
             let largest = heap.largest()?;
@@ -391,6 +391,7 @@ impl Handle {
     pub fn trim(&self) -> Result<()> {
         let _ = self.cache();
         self.locked(|heap| {
+            self.rest_no_more();
             self.give_back(heap);
             Ok(())
         })
@@ -400,6 +401,7 @@ impl Handle {
     pub fn recover(&self) -> Result<u64> {
         let before = self.counter(RECOVERIES_OFFSET);
         self.locked(|heap| {
+            self.rest_no_more();
             self.recover_dead(heap);
             Ok(())
         })?;
@@ -470,19 +472,22 @@ impl Handle {
 
     /// Makes a live block hold `wanted` granules where it is; false if there is no room.
     fn resize(&self, granule: u32, wanted: u32) -> Result<bool> {
-        let old = self.heap().live_size(granule)?;
-        let rounded = self.rounded(wanted);
-        if old == wanted || old == rounded || wanted < old && old <= self.roomy(wanted) {
+        let heap = self.heap();
+        let old = heap.live_size(granule)?;
+        if old == wanted {
             return Ok(true);
         }
-        self.locked(|heap| {
-            if self.is_short(heap) {
-                return heap.resize(granule, wanted);
-            }
-            // One that grew may grow again: then there is room already.
-            let roomy = if wanted > old { self.roomy(wanted) } else { rounded };
-            Ok(heap.resize(granule, roomy)? || heap.resize(granule, wanted)?)
-        })
+        // A hint, without the lock.
+        if self.is_short(&heap) {
+            return self.locked(|heap| heap.resize(granule, wanted));
+        }
+        // What grew may grow again: then there is room already.
+        let rounded = self.rounded(wanted);
+        if old == rounded || wanted < old && old <= self.roomy(wanted) {
+            return Ok(true);
+        }
+        let roomy = if wanted > old { self.roomy(wanted) } else { rounded };
+        self.locked(|heap| Ok(heap.resize(granule, roomy)? || heap.resize(granule, wanted)?))
     }
 
     /// What a block of this many granules takes while memory is not short.
@@ -507,24 +512,20 @@ impl Handle {
     }
 
     /// Gives a block's bytes a new place, and the old one up.
-    fn relocate(
-        &self,
-        granule: u32,
-        block: NonNull<u8>,
-        size: usize,
-        wanted: u32,
-    ) -> Result<NonNull<u8>> {
+    fn relocate(&self, granule: u32, size: usize, wanted: u32) -> Result<NonNull<u8>> {
         if let Some(moved) = self.take(size, wanted)? {
-            let old = self.heap().live_size(granule)?;
-            let to = moved.block().addr().get() - self.region.address();
-            self.region.copy(self.geometry.offset(granule), to, self.geometry.bytes(old));
-            // The old block goes first: a death in between ends both, and nobody has two. Not to
-            // the magazine that still holds the new one.
-            let same = class::exact(old) == self.class_for(wanted);
-            if same || !self.put_at_once(block) {
-                self.locked(|heap| heap.free(granule))?;
+            let to = moved.block();
+            let at = to.addr().get() - self.region.address();
+            let old = self.geometry.bytes(self.heap().live_size(granule).unwrap_or(0));
+            self.region.copy(self.geometry.offset(granule), at, old);
+            let (count_at, count) = moved.taken(&self.region);
+            // One event: a death leaves the one block or the other.
+            let freed = self.locked(|heap| heap.free_and_deliver(granule, count_at, count));
+            if freed.is_err() {
+                let granule = ((at - self.geometry.first) >> self.geometry.align_log2) as u32;
+                moved.put_back(self.heap().map(), self.rounded(wanted), granule);
             }
-            return Ok(moved.deliver());
+            return freed.map(|()| to);
         }
         self.locked(|heap| {
             let old = heap.live_size(granule)?;
@@ -762,6 +763,17 @@ pub unsafe fn peek(prefix: *const u8, len: usize) -> Result<u64> {
 /// bad options. O(1).
 pub fn min_len(options: &Options) -> usize {
     layout::min_len(options).unwrap_or(0)
+}
+
+/// Ends the pool that lies where another is about to be made, if one does: what threads think is
+/// theirs in it is not, and nobody may find it half ended.
+fn end_remains(region: &Region, start: usize) -> Result<()> {
+    if let Some(old) = layout::find_remains(region, start) {
+        let old = Pool::new(*region, old)?;
+        old.set_magic(FORMATTING);
+        old.depot().revoke();
+    }
+    Ok(())
 }
 
 /// # Safety

@@ -14,6 +14,11 @@ use crate::heap::{Heap, Taker};
 use crate::layout::RECOVERIES_OFFSET;
 use crate::local;
 use crate::stats::State;
+use crate::sys;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// So many times as long as a close look at the dead has taken there is none, unless it is asked for.
+const REST: u64 = 10;
 
 /// Where a thread was when it ended.
 #[derive(Clone, Copy)]
@@ -28,9 +33,12 @@ impl Handle {
     /// Looks for caches whose threads are gone, and cleans up after them. O(caches) but for that.
     pub(super) fn recover_dead(&self, heap: &Heap) {
         self.recover_ended(heap);
-        let caches = self.caches();
+        let start = sys::now();
+        // A pool that is always full asks at every call: a close look then takes a tenth of the time.
+        let closely = start >= self.rested.load(Relaxed);
+        let (caches, inquiry) = (self.caches(), self.lock.inquiry());
         let is_gone = |cache| {
-            let gone = |thread: Thread| self.lock.is_gone(thread.tid, thread.start);
+            let gone = |thread: Thread| inquiry.is_gone(thread.tid, thread.start, closely);
             caches.thread(cache).is_some_and(gone)
         };
         for cache in (0..caches.known()).filter(|&cache| is_gone(cache)) {
@@ -41,10 +49,19 @@ impl Handle {
                 self.recover_cache(heap, cache, Death::Anywhere);
             }
         }
+        if closely {
+            let end = sys::now();
+            self.rested.store(end + REST * (end - start), Relaxed);
+        }
+    }
+
+    /// The next look at the dead will be a close one.
+    pub(super) fn rest_no_more(&self) {
+        self.rested.store(0, Relaxed);
     }
 
     /// Cleans up after threads of this process that have ended.
-    fn recover_ended(&self, heap: &Heap) {
+    pub(super) fn recover_ended(&self, heap: &Heap) {
         while let Some(token) = local::end_of_ended(self.id) {
             self.recover_token(heap, token);
         }

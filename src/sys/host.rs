@@ -1,6 +1,7 @@
 //! What is true of the machine, the process and its mappings.
 
 use crate::hash;
+use core::ffi::CStr;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -22,6 +23,14 @@ pub fn random() -> u64 {
     hash::fold(seed)
 }
 
+/// Nanoseconds on a clock that never goes back.
+pub fn now() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the timespec is valid.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// A number for this boot of the machine, never 0; 0 when it cannot be known.
 pub fn boot_hash() -> u32 {
     static KNOWN: AtomicU32 = AtomicU32::new(0);
@@ -38,14 +47,24 @@ pub fn boot_hash() -> u32 {
     hash
 }
 
-/// A number for this process's pid namespace, never 0; 0 when it cannot be known.
+/// A number for the namespaces in which this process sees numbers and start times of threads, never
+/// 0; 0 when it cannot be known.
 pub fn pid_namespace() -> u32 {
-    let mut text = [0u8; 64];
+    let mut text = [0u8; 128];
+    let mut len = link(c"/proc/self/ns/pid", &mut text);
+    if len > 0 {
+        // Linux before 5.6 has one time for all.
+        len += link(c"/proc/self/ns/time", &mut text[len..]);
+    }
+    hash32(&text[..len])
+}
+
+/// What a symbolic link holds, its first 64 bytes; 0 bytes when it cannot be read.
+fn link(path: &CStr, text: &mut [u8]) -> usize {
+    let room = text.len().min(64);
     // SAFETY: the path ends with NUL, the buffer is valid for its length.
-    let len = unsafe {
-        libc::readlink(c"/proc/self/ns/pid".as_ptr(), text.as_mut_ptr().cast(), text.len())
-    };
-    hash32(&text[..usize::try_from(len).unwrap_or(0)])
+    let len = unsafe { libc::readlink(path.as_ptr(), text.as_mut_ptr().cast(), room) };
+    usize::try_from(len).unwrap_or(0)
 }
 
 /// Whether the mapping at `address` is private to this process, by /proc/self/maps; None when

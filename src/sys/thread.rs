@@ -225,21 +225,30 @@ pub enum State {
 
 /// What the thread is doing.
 pub fn state(tid: u32) -> State {
-    match stat(tid, |fields| fields.next()?.first().copied()) {
-        Some(b'T' | b't') => State::Stopped,
-        Some(b'S') => State::Asleep,
-        Some(b'Z' | b'X') => State::Dead,
-        _ => State::Busy,
-    }
+    state_and_start(tid).0
 }
 
 /// When the thread started, in ticks since boot; 0 when that cannot be known.
 pub fn start_time(tid: u32) -> u64 {
+    state_and_start(tid).1
+}
+
+/// What the thread is doing, and when it started, in ticks since boot; 0 when that cannot be known.
+pub fn state_and_start(tid: u32) -> (State, u64) {
     let digits = |field: &[u8]| {
         field.iter().fold(0u64, |number, &digit| number.wrapping_mul(10) + u64::from(digit & 15))
     };
-    // Field 22 of the line; the state is field 3.
-    stat(tid, |fields| fields.nth(22 - 3).map(digits)).unwrap_or(0)
+    let found = stat(tid, |fields| {
+        let state = match fields.next()?.first() {
+            Some(b'T' | b't') => State::Stopped,
+            Some(b'S') => State::Asleep,
+            Some(b'Z' | b'X') => State::Dead,
+            _ => State::Busy,
+        };
+        // Field 22 of the line; the state is field 3.
+        Some((state, fields.nth(22 - 4).map_or(0, digits)))
+    });
+    found.unwrap_or((State::Busy, 0))
 }
 
 /// The fields of /proc/TID/stat from the state on.
