@@ -112,8 +112,6 @@ const _: () = assert!(size_of::<Local>() <= sys::PAGE_BYTES);
 
 /// No handle's address: not NULL, which callers may pass.
 const NOBODY: usize = 1;
-/// Stands for a handle that is gone, and with it the way to give the cache back.
-const ORPHANED: usize = 2;
 
 /// Where a thread without a page looks.
 #[repr(transparent)]
@@ -356,11 +354,14 @@ impl Popped {
 
 impl Popped {
     /// For a change that delivers the block with something else: where the magazine's count lies,
-    /// and what it becomes.
-    pub fn taken(&self, region: &Region) -> (usize, u32) {
+    /// and what it becomes. None if the count was no magazine's.
+    pub fn taken(&self, region: &Region) -> Option<(usize, u32)> {
+        if self.count == 0 || self.count > MAGAZINE_ITEMS as usize {
+            return None;
+        }
         // SAFETY: the magazine of the buffer that `pop` found.
         let count = unsafe { &raw const (*self.magazine).count };
-        (count.addr() - region.address(), self.count as u32 - 1)
+        Some((count.addr() - region.address(), self.count as u32 - 1))
     }
 
     /// The block stays in its cache.
@@ -790,28 +791,27 @@ pub fn end(handle: usize) -> Option<u32> {
     end_one(|local| local.handle.get() == handle)
 }
 
-/// The handle is gone: its caches are nobody's, until [`end_of_ended`] finds them.
-pub fn orphan(handle: usize) {
+/// Ends a page of a thread of this process that has ended, of a pool by any handle: the token of its
+/// cache. None if there is no such page with a cache.
+pub fn end_of_ended(pool: u64) -> Option<u32> {
+    end_one(|local| local.ended.load(Relaxed) && local.pool.get() == pool)
+}
+
+/// Whether a thread of this process has a cache of a pool by this token, through a handle that is
+/// still there.
+pub fn is_in_use(pool: u64, token: u32) -> bool {
     let pages = pages();
     let mut at = pages.first().get();
     while !at.is_null() {
         // SAFETY: in the list, so mapped.
         let local = unsafe { &*at };
         at = local.next_of_process.get();
-        if local.handle.get() == handle {
-            local.usual.set(NOBODY);
-            local.handle.set(if local.token().is_some() { ORPHANED } else { NOBODY });
+        let is_one = local.handle.get() != NOBODY && local.pool.get() == pool;
+        if is_one && local.token() == Some(token) {
+            return true;
         }
     }
-}
-
-/// Ends a page of a thread of this process that has ended, or whose handle has, of a pool by any
-/// handle: the token of its cache. None if there is no such page with a cache.
-pub fn end_of_ended(pool: u64) -> Option<u32> {
-    end_one(|local| {
-        let is_left = local.ended.load(Relaxed) || local.handle.get() == ORPHANED;
-        is_left && local.pool.get() == pool
-    })
+    false
 }
 
 fn end_one(is_meant: impl Fn(&Local) -> bool) -> Option<u32> {

@@ -134,6 +134,7 @@ impl Handle {
         let me = Thread { tid, start: sys::start_time(tid) };
         let claimed = self.locked(|heap| {
             self.recover_ended(heap);
+            self.recover_forgotten(heap, me);
             let caches = self.caches();
             let random = sys::random() as u32;
             if let Some(token) = caches.claim(me, random) {

@@ -34,10 +34,10 @@ pub struct Handle {
 }
 
 impl Drop for Handle {
-    /// Leaves the buffer alone: it may be unmapped. Caches that threads have through this handle
-    /// are given back through another, when one is next claimed, or memory is short.
+    /// Leaves the buffer alone: it may be unmapped. A cache that a thread has through this handle is
+    /// given back when the thread claims another, or ends.
     fn drop(&mut self) {
-        local::orphan(self.key());
+        while local::end(self.key()).is_some() {}
     }
 }
 
@@ -518,7 +518,10 @@ impl Handle {
             let at = to.addr().get() - self.region.address();
             let old = self.geometry.bytes(self.heap().live_size(granule).unwrap_or(0));
             self.region.copy(self.geometry.offset(granule), at, old);
-            let (count_at, count) = moved.taken(&self.region);
+            let Some((count_at, count)) = moved.taken(&self.region) else {
+                self.locked(|heap| heap.free(granule))?;
+                return Ok(moved.deliver());
+            };
             // One event: a death leaves the one block or the other.
             let freed = self.locked(|heap| heap.free_and_deliver(granule, count_at, count));
             if freed.is_err() {

@@ -76,6 +76,17 @@ impl Handle {
         }
     }
 
+    /// Gives up what a thread claimed, which asks for a cache, through handles that are gone.
+    pub(super) fn recover_forgotten(&self, heap: &Heap, thread: Thread) {
+        let caches = self.caches();
+        for cache in (0..caches.known()).filter(|&cache| caches.thread(cache) == Some(thread)) {
+            let token = caches.token(cache).filter(|&token| !local::is_in_use(self.id, token));
+            if let Some(token) = token {
+                self.recover_token(heap, token);
+            }
+        }
+    }
+
     /// Gives up a cache by its token, if it is still the one that the token was given for. Its
     /// thread was inside no call.
     pub(super) fn recover_token(&self, heap: &Heap, token: u32) {
