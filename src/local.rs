@@ -350,9 +350,7 @@ impl Popped {
         byte::count_down(magazine);
         self.block
     }
-}
 
-impl Popped {
     /// For a change that delivers the block with something else: where the magazine's count lies,
     /// and what it becomes. None if the count was no magazine's.
     pub fn taken(&self, region: &Region) -> Option<(usize, u32)> {
@@ -634,6 +632,18 @@ impl PagesHeld {
         &PAGES.first
     }
 
+    /// The pages that belong to a handle. Who was shown one may unmap it.
+    fn in_use(&self) -> impl Iterator<Item = &Local> {
+        let mut at = self.first().get();
+        core::iter::from_fn(move || {
+            // SAFETY: in the list, so mapped; NULL at its end.
+            let local = unsafe { at.as_ref() }?;
+            at = local.next_of_process.get();
+            Some(local)
+        })
+        .filter(|local| local.handle.get() != NOBODY)
+    }
+
     /// Ends a page that no thread uses.
     fn unmap(&self, local: *const Local) {
         self.remove(local);
@@ -749,15 +759,7 @@ fn make<'a>(handle: usize, region: &Region, geometry: &Geometry, mine: &Mine) ->
     }
     let pages = pages();
     // A page that a detach has left behind serves again.
-    let mut at = mine.first.get();
-    let mut found: Option<&Local> = None;
-    while !at.is_null() && found.is_none() {
-        // SAFETY: a page of this thread.
-        let local = unsafe { &*at };
-        found = Some(local).filter(|local| local.handle.get() == NOBODY);
-        at = local.next_of_thread.get();
-    }
-    let local = match found {
+    let local = match mine.find(NOBODY) {
         Some(local) => local,
         None => {
             let page = sys::wiped_page()?.cast::<Local>();
@@ -800,30 +802,12 @@ pub fn end_of_ended(pool: u64) -> Option<u32> {
 /// Whether a thread of this process has a cache of a pool by this token, through a handle that is
 /// still there.
 pub fn is_in_use(pool: u64, token: u32) -> bool {
-    let pages = pages();
-    let mut at = pages.first().get();
-    while !at.is_null() {
-        // SAFETY: in the list, so mapped.
-        let local = unsafe { &*at };
-        at = local.next_of_process.get();
-        let is_one = local.handle.get() != NOBODY && local.pool.get() == pool;
-        if is_one && local.token() == Some(token) {
-            return true;
-        }
-    }
-    false
+    pages().in_use().any(|local| local.pool.get() == pool && local.token() == Some(token))
 }
 
 fn end_one(is_meant: impl Fn(&Local) -> bool) -> Option<u32> {
     let pages = pages();
-    let mut at = pages.first().get();
-    while !at.is_null() {
-        // SAFETY: in the list, so mapped.
-        let local = unsafe { &*at };
-        at = local.next_of_process.get();
-        if local.handle.get() == NOBODY || !is_meant(local) {
-            continue;
-        }
+    for local in pages.in_use().filter(|local| is_meant(local)) {
         let token = local.token();
         local.usual.set(NOBODY);
         local.handle.set(NOBODY);

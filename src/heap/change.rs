@@ -70,7 +70,12 @@ pub struct Taker {
 
 impl Taker {
     /// No magazine.
-    pub const NONE: Taker = Taker { count_at: 0, count: 0, run: 1, size: 0 };
+    pub const NONE: Taker = Taker::of_one(0, 0);
+
+    /// A magazine that gives up one block, of whatever size, or is filled.
+    pub const fn of_one(count_at: usize, count: u32) -> Taker {
+        Taker { count_at, count, run: 1, size: 0 }
+    }
 
     /// Offset of one of its blocks.
     fn item_at(&self, index: u32) -> usize {

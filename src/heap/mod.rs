@@ -169,7 +169,7 @@ impl<'a> Heap<'a> {
     /// becomes the caller's.
     pub fn free_and_deliver(&self, granule: u32, count_at: usize, count: u32) -> Result<()> {
         let size = self.live_size(granule)?;
-        self.release(granule, size, Taker { count_at, count, run: 1, size: 0 });
+        self.release(granule, size, Taker::of_one(count_at, count));
         Ok(())
     }
 
@@ -231,7 +231,7 @@ impl<'a> Heap<'a> {
         if rest(count) > 0 {
             change = change.with(State::Free, rest(count));
         }
-        change.taker = Taker { count_at, count, run: 1, size: 0 };
+        change.taker = Taker::of_one(count_at, count);
         self.commit(change, [found, None]);
         Ok(count)
     }

@@ -6,7 +6,7 @@
 //!  loaded <-> previous  <--->   full magazines, empty magazines
 //!     ^                                                              |
 //!     +---- refill: a row of neighbours, under the lock -------------+
-//!     +---- flush: one by one, under the lock, when memory is short -+
+//!     +---- flush: rows of neighbours, under the lock, if need be ---+
 //! ```
 //!
 //! Magazines begin small and grow when a thread runs out of blocks, or of room for them. So the
@@ -390,8 +390,7 @@ impl Handle {
             let other = ((u32::from(class) + step) % u32::from(class::COUNT)) as u8;
             for stack in [Stack::Empty, Stack::Full] {
                 if let Some(magazine) = depot.take(other, stack, Owner::Holder) {
-                    self.flush(heap, magazine, other, 0);
-                    depot.unbind(magazine, other);
+                    self.dissolve(heap, magazine, other);
                     return true;
                 }
             }
@@ -399,9 +398,15 @@ impl Handle {
         false
     }
 
+    /// Gives back what a magazine holds, which is the lock holder's, and makes it nobody's.
+    fn dissolve(&self, heap: &Heap, magazine: u32, class: u8) {
+        self.flush(heap, magazine, class, 0);
+        self.depot().unbind(magazine, class);
+    }
+
     /// Gives a magazine's blocks back to the heap until it holds `rest`: each row of neighbours that
     /// it ends in as one.
-    pub(super) fn flush(&self, heap: &Heap, magazine: u32, class: u8, rest: u32) {
+    fn flush(&self, heap: &Heap, magazine: u32, class: u8, rest: u32) {
         let depot = self.depot();
         let size = class::size(class);
         let item = |index: u32| {
@@ -442,8 +447,7 @@ impl Handle {
         for class in 0..class::COUNT {
             for stack in [Stack::Full, Stack::Empty] {
                 while let Some(magazine) = depot.take(class, stack, Owner::Holder) {
-                    self.flush(heap, magazine, class, 0);
-                    depot.unbind(magazine, class);
+                    self.dissolve(heap, magazine, class);
                     heap.show_progress();
                 }
             }
@@ -454,8 +458,7 @@ impl Handle {
             match owner {
                 // In no stack: its giver died.
                 Owner::Depot(_) if depot.change_owner(magazine, owner, Owner::Holder) => {
-                    self.flush(heap, magazine, class, 0);
-                    depot.unbind(magazine, class);
+                    self.dissolve(heap, magazine, class);
                 }
                 Owner::Cache(token) if Some(token) == mine => self.flush(heap, magazine, class, 0),
                 _ => {}

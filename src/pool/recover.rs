@@ -124,8 +124,7 @@ impl Handle {
             match depot.item(magazine, last) {
                 Some(granule) if is(granule, State::Cached) => {}
                 Some(granule) if is(granule, State::Live) => {
-                    let _ =
-                        heap.take_back(granule, Taker { count_at, count: last, run: 1, size: 0 });
+                    let _ = heap.take_back(granule, Taker::of_one(count_at, last));
                 }
                 // Delivered: it has but to be counted. Or damage.
                 _ => depot.cut(magazine, last),
@@ -134,7 +133,7 @@ impl Handle {
         let count = depot.count(magazine);
         match depot.item(magazine, count) {
             Some(granule) if is(granule, State::Live) || is(granule, State::Cached) => {
-                let _ = heap.take_back(granule, Taker { count_at, count, run: 1, size: 0 });
+                let _ = heap.take_back(granule, Taker::of_one(count_at, count));
             }
             Some(_) => depot.cut(magazine, count),
             None => {}

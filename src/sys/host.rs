@@ -16,11 +16,7 @@ pub fn random() -> u64 {
     if got == 8 {
         return value;
     }
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the timespec is valid.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    let seed = [now.tv_sec as u64, now.tv_nsec as u64, ptr::addr_of!(value) as u64];
-    hash::fold(seed)
+    hash::fold([now(), ptr::addr_of!(value) as u64])
 }
 
 /// Nanoseconds on a clock that never goes back.
