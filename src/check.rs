@@ -6,9 +6,9 @@ use crate::depot::{Bound, Depot};
 use crate::error::{Error, Result};
 use crate::heap::{Counts, Heap};
 use crate::layout::Geometry;
+use crate::map::State;
 use crate::options::NO_COMPACT;
 use crate::region::Region;
-use crate::stats::State;
 
 /// Verifies a pool whose lock the caller holds: the header, that blocks tile the region up to
 /// `top`, that no byte between is a start, that free blocks are joined and known from both ends,
@@ -29,7 +29,7 @@ pub fn check(
     if heap.counts() != found {
         return corrupted("counts disagree with the map", geometry.header);
     }
-    if heap.binned() != Some(found.free_count) {
+    if heap.binned() != Some(found.free_count - found.loose) {
         return corrupted("the bins disagree with the map", geometry.bitmap());
     }
     Ok(())
@@ -102,14 +102,15 @@ fn tile(geometry: &Geometry, heap: &Heap) -> Result<(Counts, u32)> {
         }
         let is_free = block.state == State::Free;
         if is_free {
-            counts.free_count += 1;
-            counts.free += block.size;
+            counts.add_free(block.size);
             if map.free_before(end) != Some((at, block.size)) {
                 return corrupted("a free block's ends disagree about its size", offset);
             }
             if !geometry.has(NO_COMPACT) && (after_free || end == top) {
                 return corrupted("a free block was not joined to its neighbour", offset);
             }
+        } else if block.state == State::Loose {
+            counts.add_loose(block.size);
         } else if matches!(block.state, State::Live | State::Cached) {
             counts.live_count += 1;
             cached += u32::from(block.state == State::Cached);

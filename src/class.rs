@@ -33,8 +33,8 @@ pub const fn at_least(size: u32) -> u8 {
     }
     // base < size <= 2 * base, base a power of two.
     let doubling = (size - 1).ilog2() - LINEAR.ilog2();
-    let step = (LINEAR << doubling) / 8;
-    (LINEAR + doubling * 8 + size.div_ceil(step) - 9) as u8
+    let step_log2 = doubling + LINEAR.ilog2() - 3;
+    (LINEAR + doubling * 8 + ((size - 1) >> step_log2) - 8) as u8
 }
 
 /// The class whose size this is exactly.

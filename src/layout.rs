@@ -30,10 +30,10 @@
 //!            72 lock             low half the futex word, high half the boot it belongs to
 //!            80 namespace, turn  where the numbers in the lock's word mean threads; its owners so far
 //!            88 counters         rejected frees, failed allocations, recoveries
-//!           112 heap             top, watermark, counts of live and free blocks and granules
-//!           132 depot            hoard, magazines ever bound, first idle magazine
-//!           144 record           the change under way: which slot, two slots
-//!           248 caches           how many were ever claimed
+//!           112 heap             top, watermark; live and free blocks, free granules, loose blocks, hand
+//!           140 depot            hoard, magazines ever bound, first idle magazine
+//!           152 caches           how many were ever claimed
+//!           156 record           the change under way: which slot, two slots
 //!           256 ...              the bins
 //! ```
 #![forbid(unsafe_code)]
@@ -43,7 +43,7 @@ use crate::error::{Error, Result};
 use crate::hash;
 use crate::options::{self, Options};
 use crate::region::Region;
-use core::sync::atomic::Ordering::Acquire;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire};
 
 /// The first word of a pool whose layout is complete: "mempool" and a byte no text has.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"mempool\x9d");
@@ -80,13 +80,17 @@ pub const RECOVERIES_OFFSET: usize = 104;
 /// Where the heap's words lie.
 pub const HEAP_OFFSET: usize = 112;
 /// Where the depot's words lie.
-pub const DEPOT_OFFSET: usize = 132;
-/// Where the record of the change under way lies.
-pub const RECORD_OFFSET: usize = 144;
+pub const DEPOT_OFFSET: usize = 140;
 /// Where the count of caches ever claimed lies.
-pub const CACHES_OFFSET: usize = 248;
+pub const CACHES_OFFSET: usize = 152;
+/// Where the record of the change under way lies.
+pub const RECORD_OFFSET: usize = 156;
 /// The header's length in bytes; the bins follow.
 pub const HEADER_BYTES: usize = 256;
+/// The header as words of 32 bits, and of 64.
+pub type Header32 = [AtomicU32; HEADER_BYTES / 4];
+/// See [`Header32`].
+pub type Header64 = [AtomicU64; HEADER_BYTES / 8];
 
 /// Smaller regions have no thread caches.
 pub const CACHED_REGION_MIN: usize = 256 << 10;
@@ -334,11 +338,6 @@ impl Geometry {
         self.bitmap() + self.bitmap_words() as usize * 8
     }
 
-    /// The bin of blocks of this many granules.
-    pub fn bin_of(&self, size: u32) -> u32 {
-        bin_of(size, self.bin_log2)
-    }
-
     /// Bytes of a granule.
     pub fn align(&self) -> usize {
         1 << self.align_log2
@@ -581,7 +580,7 @@ fn bin_log2(granules: u32) -> u32 {
 
 /// The bin of a size: one for each size up to two doublings' worth, then 2^log2 a doubling (two-level
 /// segregated fit; Masmano, Ripoll, Crespo, Real 2004), numbered in order of size.
-fn bin_of(size: u32, log2: u32) -> u32 {
+pub fn bin_of(size: u32, log2: u32) -> u32 {
     debug_assert!(size > 0);
     let doubling = size.max(1).ilog2().saturating_sub(log2);
     (doubling << log2) + (size >> doubling)
@@ -615,7 +614,7 @@ mod tests {
                         assert!(g.start <= g.header && g.header < g.start + 8);
                         assert_eq!((residue + g.header) % 8, 0);
                         assert!(g.bins() + g.bin_count as usize * 4 <= g.map);
-                        assert!(g.bin_of(g.granules) < g.bin_count);
+                        assert!(bin_of(g.granules, g.bin_log2) < g.bin_count);
                         assert!(g.map + g.granules as usize <= g.first);
                         assert!(g.offset(g.granules) <= g.end);
                         assert!(g.end - g.offset(g.granules) < align, "nothing wasted behind");

@@ -19,9 +19,8 @@
 
 use crate::class;
 use crate::layout::{Geometry, COUNT_AT, ITEMS_AT, MAGAZINE_BYTES, MAGAZINE_ITEMS, NO_BLOCK};
-use crate::map::{Entry, Map, CACHED_CLASS, LIVE_CLASS};
+use crate::map::{Entry, Map, State, CACHED_CLASS, LIVE_CLASS};
 use crate::region::Region;
-use crate::stats::State;
 use crate::sys;
 use core::cell::Cell;
 use core::ptr::{self, NonNull};

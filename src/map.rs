@@ -13,6 +13,8 @@
 //! 0xf2           LIVE, size in digits
 //! 0xf3           META, one granule
 //! 0xf4           META, size in digits
+//! 0xf5           LOOSE, one granule: free, but in no bin yet, nor joined to its neighbours
+//! 0xf6           LOOSE, size in digits
 //!
 //!      LIVE, 3 granules   FREE, 5 granules    LIVE, 50 granules = 0x32
 //!      class 2            |                   |
@@ -35,8 +37,9 @@
 #![forbid(unsafe_code)]
 
 use crate::class;
-use crate::region::Region;
-use crate::stats::State;
+use crate::region::{Region, Row};
+use crate::stats;
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// The start of a live block of class 0; the others' follow.
 pub const LIVE_CLASS: u8 = 0x40;
@@ -47,6 +50,8 @@ const FREE: u8 = 0xf1;
 const LIVE: u8 = 0xf2;
 const META_ONE: u8 = 0xf3;
 const META: u8 = 0xf4;
+const LOOSE_ONE: u8 = 0xf5;
+const LOOSE: u8 = 0xf6;
 
 /// Every start byte has one of these bits, no digit has.
 const START_BITS: u8 = 0xc0;
@@ -61,6 +66,66 @@ const _: () = assert!(DIGITS_MAX * BASE.ilog2() >= u32::BITS);
 const _: () = assert!(CACHED_CLASS + class::COUNT <= FREE_ONE);
 const _: () = assert!(2 * (1 + DIGITS_MAX) < SHORT);
 
+/// What a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Free, joined to its neighbours and in a bin.
+    Free = 0,
+    /// A caller's.
+    Live = 1,
+    /// Free, in a magazine.
+    Cached = 2,
+    /// The pool's own.
+    Meta = 3,
+    /// Free, but in no bin, and maybe beside other free blocks.
+    Loose = 4,
+}
+
+impl State {
+    /// What callers are told.
+    pub fn shown(self) -> stats::State {
+        match self {
+            State::Free | State::Loose => stats::State::Free,
+            State::Live => stats::State::Live,
+            State::Cached => stats::State::Cached,
+            State::Meta => stats::State::Meta,
+        }
+    }
+}
+
+/// What a map byte says.
+#[derive(Clone, Copy)]
+struct Start {
+    /// None for digits, and for what no start is.
+    state: Option<State>,
+    /// 0 if it follows in digits.
+    size: u16,
+}
+
+/// What each map byte says.
+static STARTS: [Start; 256] = {
+    const fn start(state: State, size: u32) -> Start {
+        Start { state: Some(state), size: size as u16 }
+    }
+    let mut starts = [Start { state: None, size: 0 }; 256];
+    let mut class = 0;
+    while class < class::COUNT {
+        starts[(LIVE_CLASS + class) as usize] = start(State::Live, class::size(class));
+        starts[(CACHED_CLASS + class) as usize] = start(State::Cached, class::size(class));
+        class += 1;
+    }
+    starts[FREE_ONE as usize] = start(State::Free, 1);
+    starts[META_ONE as usize] = start(State::Meta, 1);
+    starts[LOOSE_ONE as usize] = start(State::Loose, 1);
+    starts[FREE as usize] = start(State::Free, 0);
+    starts[LIVE as usize] = start(State::Live, 0);
+    starts[META as usize] = start(State::Meta, 0);
+    starts[LOOSE as usize] = start(State::Loose, 0);
+    starts
+};
+const _: () = assert!(class::LARGEST <= u16::MAX as u32);
+
 /// A block as the map tells it, in granules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -72,32 +137,31 @@ pub struct Entry {
 
 /// The map of a region.
 #[derive(Clone, Copy)]
-pub struct Map<'a> {
-    region: &'a Region,
+pub struct Map {
+    bytes: Row<AtomicU8>,
+    region: Region,
     /// Offset of the byte of granule 0.
     at: usize,
-    granules: u32,
 }
 
-impl<'a> Map<'a> {
-    /// The map that lies at an offset of the region, for this many granules.
-    pub fn new(region: &'a Region, at: usize, granules: u32) -> Map<'a> {
-        Map { region, at, granules }
+impl Map {
+    /// The map that lies at an offset of the region, for this many granules; None if it would not
+    /// lie inside.
+    pub fn new(region: &Region, at: usize, granules: u32) -> Option<Map> {
+        Some(Map { bytes: region.row(at, granules as usize)?, region: *region, at })
     }
 
     /// The byte of a granule; a digit outside the map.
+    #[inline]
     fn byte(&self, granule: u32) -> u8 {
-        if granule < self.granules {
-            self.region.load8(self.at + granule as usize)
-        } else {
-            0
-        }
+        self.bytes.get(granule as usize).map_or(0, |byte| byte.load(Relaxed))
     }
 
+    #[inline]
     fn set(&self, granule: u32, byte: u8) {
-        debug_assert!(granule < self.granules);
-        if granule < self.granules {
-            self.region.store8(self.at + granule as usize, byte);
+        debug_assert!((granule as usize) < self.bytes.len());
+        if let Some(cell) = self.bytes.get(granule as usize) {
+            cell.store(byte, Relaxed);
         }
     }
 
@@ -108,25 +172,15 @@ impl<'a> Map<'a> {
 
     /// The block that starts here, if it ends at or before `end`. O(1).
     pub fn read(&self, granule: u32, end: u32) -> Option<Entry> {
-        let code = self.byte(granule);
-        let class = code.wrapping_sub(LIVE_CLASS);
-        let (state, size) = match code {
-            FREE_ONE => (State::Free, 1),
-            META_ONE => (State::Meta, 1),
-            FREE => (State::Free, self.number(granule, 1)?),
-            LIVE => (State::Live, self.number(granule, 1)?),
-            META => (State::Meta, self.number(granule, 1)?),
-            LIVE_CLASS..CACHED_CLASS => (State::Live, class::size(class)),
-            CACHED_CLASS..FREE_ONE if class < 2 * class::COUNT => {
-                (State::Cached, class::size(class - class::COUNT))
-            }
-            _ => return None,
-        };
+        let start = &STARTS[self.byte(granule) as usize];
+        let state = start.state?;
+        let size = if start.size != 0 { start.size.into() } else { self.number(granule, 1)? };
         let fits = granule <= end && size <= end - granule;
         fits.then_some(Entry { state, size })
     }
 
-    /// The free block that ends where this granule starts: its first granule and size. O(1).
+    /// The free block in a bin that ends where this granule starts: its first granule and size.
+    /// O(1).
     pub fn free_before(&self, granule: u32) -> Option<(u32, u32)> {
         if granule == 0 {
             return None;
@@ -141,24 +195,26 @@ impl<'a> Map<'a> {
     /// What lies between stays and must be digits already. O(1).
     pub fn write(&self, granule: u32, block: Entry) {
         let Entry { state, size } = block;
-        debug_assert!(size > 0 && granule < self.granules && size <= self.granules - granule);
-        let code = match (state, class::exact(size)) {
-            (State::Live, Some(class)) => LIVE_CLASS + class,
-            (State::Cached, Some(class)) => CACHED_CLASS + class,
-            (State::Cached, None) => return debug_assert!(false, "cached, of no class"),
-            (State::Live, None) => LIVE,
-            (State::Free, _) if size == 1 => FREE_ONE,
-            (State::Free, _) => FREE,
-            (State::Meta, _) if size == 1 => META_ONE,
-            (State::Meta, _) => META,
+        debug_assert!(size > 0 && self.bytes.len() - granule as usize >= size as usize);
+        let (one, more) = match state {
+            State::Live | State::Cached => match (class::exact(size), state) {
+                (Some(class), State::Live) => return self.set(granule, LIVE_CLASS + class),
+                (Some(class), _) => return self.set(granule, CACHED_CLASS + class),
+                (None, State::Live) => (LIVE, LIVE),
+                (None, _) => return debug_assert!(false, "cached, of no class"),
+            },
+            State::Free => (FREE_ONE, FREE),
+            State::Meta => (META_ONE, META),
+            State::Loose => (LOOSE_ONE, LOOSE),
         };
-        if matches!(code, FREE | LIVE | META) {
-            self.set_number(granule, 1, size);
+        if size == 1 {
+            return self.set(granule, one);
         }
-        if code == FREE {
+        self.set_number(granule, 1, size);
+        if state == State::Free {
             self.set_number(granule + size, -1, size);
         }
-        self.set(granule, code);
+        self.set(granule, more);
     }
 
     /// Makes the start of a block a digit: the block is part of its left neighbour now, or of
@@ -169,7 +225,7 @@ impl<'a> Map<'a> {
 
     /// The first start in `[from, end)`. O(end - from), eight granules a step.
     pub fn next_start(&self, from: u32, end: u32) -> Option<u32> {
-        let (from, end) = (from as usize, end.min(self.granules) as usize);
+        let (from, end) = (from as usize, (end as usize).min(self.bytes.len()));
         let found = self.region.find_bits(START_BITS, self.at + from, self.at + end)?;
         Some((found - self.at) as u32)
     }
@@ -178,7 +234,7 @@ impl<'a> Map<'a> {
     /// not zero, so that a sparse map stays sparse.
     pub fn clear(&self, from: u32, end: u32) {
         const STEP: usize = 4096;
-        let end = self.at + end.min(self.granules) as usize;
+        let end = self.at + (end as usize).min(self.bytes.len());
         let mut at = self.at + from as usize;
         while at < end {
             let step_end = end.min((at / STEP + 1) * STEP);
@@ -233,7 +289,7 @@ mod tests {
         let mut bytes = vec![0u64; granules as usize / 8 + 2];
         let base = NonNull::new(bytes.as_mut_ptr().cast::<u8>()).unwrap();
         let region = crate::region::tests::region(base, bytes.len() * 8);
-        test(Map::new(&region, 3, granules));
+        test(Map::new(&region, 3, granules).unwrap());
     }
 
     #[test]
@@ -241,7 +297,8 @@ mod tests {
         with_map(300_000, |map| {
             let sizes = (1..700).chain(4090..4100).chain([262_143, 262_144]);
             for size in sizes {
-                for state in [State::Free, State::Live, State::Cached, State::Meta] {
+                let states = [State::Free, State::Live, State::Cached, State::Meta, State::Loose];
+                for state in states {
                     if state == State::Cached && class::exact(size).is_none() {
                         continue;
                     }

@@ -5,8 +5,91 @@
 //! one (debug builds assert it); but should a number from a damaged buffer ever slip through,
 //! it still cannot reach beyond.
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8, Ordering::Relaxed};
+
+/// What may be looked at in a buffer: atomics, and arrays of them. Any bytes are a value of one.
+pub trait Cell: sealed::Sealed {}
+
+mod sealed {
+    use super::{AtomicU32, AtomicU64, AtomicU8};
+    pub trait Sealed {}
+    impl Sealed for AtomicU8 {}
+    impl Sealed for AtomicU32 {}
+    impl Sealed for AtomicU64 {}
+    impl<T: Sealed, const N: usize> Sealed for [T; N] {}
+}
+
+impl<T: sealed::Sealed> Cell for T {}
+
+/// A row of cells in the buffer, `1 << log2` bytes from one to the next. That it lies inside was
+/// checked when it was made; of each access only the index is.
+pub struct Row<T, const PACKED: bool = true> {
+    first: NonNull<u8>,
+    len: usize,
+    log2: u32,
+    cells: PhantomData<T>,
+}
+
+/// A row whose cells lie apart: one at the start of each granule.
+pub type Spaced<T> = Row<T, false>;
+
+impl<T, const PACKED: bool> Clone for Row<T, PACKED> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T, const PACKED: bool> Copy for Row<T, PACKED> {}
+
+// SAFETY: as for the region that it is a part of.
+unsafe impl<T: Cell, const PACKED: bool> Send for Row<T, PACKED> {}
+// SAFETY: as above.
+unsafe impl<T: Cell, const PACKED: bool> Sync for Row<T, PACKED> {}
+
+impl<T: Cell, const PACKED: bool> Row<T, PACKED> {
+    /// How many cells there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A cell; None beyond the end.
+    #[inline(always)]
+    pub fn get(&self, index: usize) -> Option<&T> {
+        if index >= self.len {
+            return None;
+        }
+        let at = if PACKED { index * size_of::<T>() } else { index << self.log2 };
+        // SAFETY: `Region::spaced` has checked that the cells below `len` lie in the buffer, each
+        // aligned; any bytes are a value of T, and the shared reference allows others to write.
+        Some(unsafe { self.first.add(at).cast::<T>().as_ref() })
+    }
+}
+
+/// One thing in the buffer whose place was checked when the view was made.
+pub struct View<T>(NonNull<T>);
+
+impl<T> Clone for View<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for View<T> {}
+
+// SAFETY: as for the region that it is a part of.
+unsafe impl<T: Cell> Send for View<T> {}
+// SAFETY: as above.
+unsafe impl<T: Cell> Sync for View<T> {}
+
+impl<T: Cell> core::ops::Deref for View<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: `Region::view` has checked its place; as in `Row::get`.
+        unsafe { self.0.as_ref() }
+    }
+}
 
 /// A buffer that somebody else owns. Offsets count from its first byte.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +144,32 @@ impl Region {
         // SAFETY: inside the buffer and aligned; T is one of the atomics named below, any bytes
         // are a value of it, and the shared reference allows others to write.
         Some(unsafe { self.base.add(inside).cast::<T>().as_ref() })
+    }
+
+    /// A row of cells, side by side from an offset on. None if they are not all inside, or not
+    /// aligned.
+    pub fn row<T: Cell>(&self, at: usize, len: usize) -> Option<Row<T>> {
+        let Row { first, len, log2, .. } =
+            self.spaced::<T>(at, len, size_of::<T>().next_power_of_two().ilog2())?;
+        Some(Row { first, len, log2, cells: PhantomData })
+    }
+
+    /// A row of cells, one in each `1 << log2` bytes from an offset on. None as for [`Region::row`].
+    pub fn spaced<T: Cell>(&self, at: usize, len: usize, log2: u32) -> Option<Spaced<T>> {
+        let bytes = len.checked_mul(1usize.checked_shl(log2)?)?;
+        let fits = at <= self.len && bytes <= self.len - at && size_of::<T>() <= 1 << log2;
+        let is_aligned = (self.address() + at) % align_of::<T>() == 0 && align_of::<T>() <= 1 << log2;
+        if !fits || !is_aligned {
+            return None;
+        }
+        // SAFETY: at <= len, and base..base + len is one mapped object.
+        let first = unsafe { self.base.add(at) };
+        Some(Row { first, len, log2, cells: PhantomData })
+    }
+
+    /// What lies at an offset. None as for [`Region::row`].
+    pub fn view<T: Cell>(&self, at: usize) -> Option<View<T>> {
+        Some(View(NonNull::from(self.row::<T>(at, 1)?.get(0)?)))
     }
 
     /// One byte.

@@ -10,16 +10,17 @@
 //! With KEY the bytes that programs fill memory with (00, ff) name no block, and not NONE either.
 //!
 //! All of it is a hint: it lies in memory that a stale pointer may scribble over. So each step is
-//! checked against the map before it is taken, and a list is never followed in a circle, because
+//! checked before it is taken: a link counts only if the block it names links back, what is to be
+//! handed out must be a free block of the map, and a list is never followed in a circle, because
 //! the `prev` of each block must be the one just left. What does not agree is a [`Lie`]; the heap
 //! then makes the bins anew from the map.
 #![forbid(unsafe_code)]
 
 use super::words::Words;
-use crate::layout::Geometry;
-use crate::map::{Entry, Map};
-use crate::region::Region;
-use crate::stats::State;
+use crate::layout::{self, Geometry};
+use crate::map::{Entry, Map, State};
+use crate::region::{Region, Row, Spaced};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// No block.
 const NONE: u32 = u32::MAX;
@@ -38,27 +39,53 @@ type Honest<T> = Result<T, Lie>;
 /// A free block: first granule and size.
 pub type Free = (u32, u32);
 
+/// Where a free block keeps its links.
+type Links = [AtomicU32; 2];
+
 /// The bins of a pool.
 #[derive(Clone, Copy)]
-pub struct Bins<'a> {
-    region: &'a Region,
-    geometry: &'a Geometry,
-    map: Map<'a>,
-    words: Words<'a>,
+pub struct Bins {
+    bitmap: Row<AtomicU64>,
+    heads: Row<AtomicU32>,
+    links: Spaced<Links>,
+    map: Map,
+    words: Words,
+    /// log2 of the bins to a doubling.
+    log2: u32,
 }
 
-impl<'a> Bins<'a> {
-    /// The bins of the pool with this geometry.
-    pub fn new(region: &'a Region, geometry: &'a Geometry, map: Map<'a>, words: Words<'a>) -> Self {
-        Bins { region, geometry, map, words }
+impl Bins {
+    /// The bins of the pool with this geometry; None if they would not lie in the region.
+    pub fn new(region: &Region, geometry: &Geometry, map: Map, words: Words) -> Option<Bins> {
+        let granules = geometry.granules as usize;
+        Some(Bins {
+            bitmap: region.row(geometry.bitmap(), geometry.bitmap_words() as usize)?,
+            heads: region.row(geometry.bins(), geometry.bin_count as usize)?,
+            links: region.spaced(geometry.first, granules, geometry.align_log2)?,
+            map,
+            words,
+            log2: geometry.bin_log2,
+        })
+    }
+
+    fn bin_of(&self, size: u32) -> u32 {
+        layout::bin_of(size, self.log2)
+    }
+
+    fn granules(&self) -> u32 {
+        self.links.len() as u32
+    }
+
+    fn bin_count(&self) -> u32 {
+        self.heads.len() as u32
     }
 
     /// Empties all bins. O(bins).
     pub fn reset(&self) {
-        for word in 0..self.geometry.bitmap_words() {
-            self.region.store64(self.geometry.bitmap() + word as usize * 8, 0);
+        for word in 0..self.bitmap.len() {
+            self.set_bits(word, 0);
         }
-        for bin in 0..self.geometry.bin_count {
+        for bin in 0..self.bin_count() {
             self.set_head(bin, NONE);
         }
     }
@@ -66,18 +93,21 @@ impl<'a> Bins<'a> {
     /// Adds a free block, as the map has it. O(1).
     pub fn link(&self, block: Free) -> Honest<()> {
         let (granule, size) = block;
-        let bin = self.geometry.bin_of(size);
+        let bin = self.bin_of(size);
         let next = self.head(bin);
-        if next != NONE && !(self.belongs(next, bin) && self.prev(next) == NONE) {
-            return Err(Lie);
+        if next == NONE {
+            self.set_bit(bin, true);
+        } else {
+            let behind = self.links.get(next as usize).ok_or(Lie)?;
+            if read(&behind[PREV]) != NONE {
+                return Err(Lie);
+            }
+            write(&behind[PREV], granule);
         }
-        self.set_next(granule, next);
-        self.set_prev(granule, NONE);
-        if next != NONE {
-            self.set_prev(next, granule);
-        }
+        let own = self.links.get(granule as usize).ok_or(Lie)?;
+        write(&own[NEXT], next);
+        write(&own[PREV], NONE);
         self.set_head(bin, granule);
-        self.set_bit(bin, true);
         Ok(())
     }
 
@@ -86,15 +116,16 @@ impl<'a> Bins<'a> {
         self.links(block).map(|_| ())
     }
 
-    /// Takes a free block out; the map must still have it. O(1).
+    /// Takes a free block out. O(1).
     pub fn unlink(&self, block: Free) -> Honest<()> {
-        let bin = self.geometry.bin_of(block.1);
-        let (next, prev) = self.links(block)?;
-        if next != NONE {
-            self.set_prev(next, prev);
+        let bin = self.bin_of(block.1);
+        let around = self.links(block)?;
+        let (next, prev) = (around.next, around.prev);
+        if let Some(behind) = around.behind {
+            write(&behind[PREV], prev);
         }
-        if prev != NONE {
-            self.set_next(prev, next);
+        if let Some(before) = around.before {
+            write(&before[NEXT], next);
             return Ok(());
         }
         self.set_head(bin, next);
@@ -104,19 +135,24 @@ impl<'a> Bins<'a> {
         Ok(())
     }
 
-    /// A free block's neighbours in its bin, next and previous, which must agree.
-    fn links(&self, block: Free) -> Honest<(u32, u32)> {
+    /// A free block's neighbours in its bin, which must agree that they are.
+    #[inline]
+    fn links(&self, block: Free) -> Honest<Around<'_>> {
         let (granule, size) = block;
-        let bin = self.geometry.bin_of(size);
-        let (next, prev) = (self.next(granule), self.prev(granule));
-        let next_agrees = next == NONE || self.belongs(next, bin) && self.prev(next) == granule;
-        let prev_agrees = if prev == NONE {
-            self.head(bin) == granule
-        } else {
-            self.belongs(prev, bin) && self.next(prev) == granule
+        let own = self.links.get(granule as usize).ok_or(Lie)?;
+        let (next, prev) = (read(&own[NEXT]), read(&own[PREV]));
+        let behind = self.links.get(next as usize);
+        let before = self.links.get(prev as usize);
+        let next_agrees = match behind {
+            Some(links) => read(&links[PREV]) == granule,
+            None => next == NONE,
+        };
+        let prev_agrees = match before {
+            Some(links) => read(&links[NEXT]) == granule,
+            None => prev == NONE && self.head(self.bin_of(size)) == granule,
         };
         if next_agrees && prev_agrees {
-            Ok((next, prev))
+            Ok(Around { next, prev, behind, before })
         } else {
             Err(Lie)
         }
@@ -130,14 +166,14 @@ impl<'a> Bins<'a> {
         enough: u32,
         fits: impl Fn(Free) -> bool,
     ) -> Honest<Option<Free>> {
-        let own = self.geometry.bin_of(size);
+        let own = self.bin_of(size);
         if self.bit(own) {
             let mut best: Option<Free> = None;
             self.each(own, GLANCE, |block| {
                 if fits(block) && best.is_none_or(|(_, least)| block.1 < least) {
                     best = Some(block);
                 }
-                true
+                best.is_none_or(|(_, least)| least > size)
             })?;
             if best.is_some() {
                 return Ok(best);
@@ -159,7 +195,7 @@ impl<'a> Bins<'a> {
     /// allocation asks for last. O(free blocks).
     pub fn find_exactly(&self, size: u32, fits: impl Fn(Free) -> bool) -> Honest<Option<Free>> {
         let mut found = None;
-        for bin in self.geometry.bin_of(size)..self.geometry.bin_count {
+        for bin in self.bin_of(size)..self.bin_count() {
             if (self.head(bin) != NONE) != self.bit(bin) {
                 return Err(Lie);
             }
@@ -177,11 +213,11 @@ impl<'a> Bins<'a> {
     /// The size of the largest free block; should more than 64 share the highest bin, of the
     /// largest among the first 64, which is less by no more than the bin is wide. O(1).
     pub fn largest(&self) -> Honest<u32> {
-        let words = (0..self.geometry.bitmap_words()).rev();
-        let highest = words.map(|word| (word, self.bitmap(word))).find(|&(_, bits)| bits != 0);
+        let words = (0..self.bitmap.len()).rev();
+        let highest = words.map(|word| (word, self.bits(word))).find(|&(_, bits)| bits != 0);
         let Some((word, bits)) = highest else { return Ok(0) };
         let mut largest = 0;
-        self.each(word * 64 + bits.ilog2(), LARGEST_LOOK, |(_, size)| {
+        self.each(word as u32 * 64 + bits.ilog2(), LARGEST_LOOK, |(_, size)| {
             largest = largest.max(size);
             true
         })?;
@@ -191,7 +227,7 @@ impl<'a> Bins<'a> {
     /// Counts all blocks of all bins, checking each link, bit and bin. O(free blocks).
     pub fn count(&self) -> Honest<u32> {
         let mut count = 0u32;
-        for bin in 0..self.geometry.bin_count {
+        for bin in 0..self.bin_count() {
             if (self.head(bin) != NONE) != self.bit(bin) {
                 return Err(Lie);
             }
@@ -204,100 +240,104 @@ impl<'a> Bins<'a> {
     }
 
     /// Shows the first `most` blocks of a bin until told to stop, each checked.
+    #[inline]
     fn each(&self, bin: u32, most: u32, mut visit: impl FnMut(Free) -> bool) -> Honest<()> {
-        let most = most.min(self.geometry.granules);
+        let most = most.min(self.granules());
         let (mut granule, mut last) = (self.head(bin), NONE);
         for _ in 0..most {
             if granule == NONE {
                 return Ok(());
             }
+            let links = self.links.get(granule as usize).ok_or(Lie)?;
             let size = self.free_size(granule).ok_or(Lie)?;
-            if self.geometry.bin_of(size) != bin || self.prev(granule) != last {
+            if self.bin_of(size) != bin || read(&links[PREV]) != last {
                 return Err(Lie);
             }
             if !visit((granule, size)) {
                 return Ok(());
             }
-            (last, granule) = (granule, self.next(granule));
+            (last, granule) = (granule, read(&links[NEXT]));
         }
         Ok(())
     }
 
     /// The size of the free block that the map has here.
     fn free_size(&self, granule: u32) -> Option<u32> {
-        match self.map.read(granule, self.words.watermark())? {
+        match self.map.read(granule, self.words.top())? {
             Entry { state: State::Free, size } => Some(size),
             _ => None,
         }
     }
 
-    fn belongs(&self, granule: u32, bin: u32) -> bool {
-        self.free_size(granule).is_some_and(|size| self.geometry.bin_of(size) == bin)
-    }
-
     /// The lowest bin of which every block has at least this size.
     fn bin_of_all_at_least(&self, size: u32) -> Option<u32> {
-        if size > self.geometry.granules {
+        if size > self.granules() {
             return None;
         }
-        let bin = self.geometry.bin_of(size);
-        let is_least = size == 1 || self.geometry.bin_of(size - 1) < bin;
+        let bin = self.bin_of(size);
+        let is_least = size == 1 || self.bin_of(size - 1) < bin;
         Some(if is_least { bin } else { bin + 1 })
     }
 
     /// The first bin from this one on whose bit is set.
     fn next_bit(&self, bin: u32) -> Option<u32> {
-        let first = bin / 64;
-        (first..self.geometry.bitmap_words()).find_map(|word| {
+        let first = bin as usize / 64;
+        (first..self.bitmap.len()).find_map(|word| {
             let below = if word == first { (1 << (bin % 64)) - 1 } else { 0 };
-            let bits = self.bitmap(word) & !below;
-            let bin = word * 64 + bits.trailing_zeros();
-            (bits != 0 && bin < self.geometry.bin_count).then_some(bin)
+            let bits = self.bits(word) & !below;
+            let bin = word as u32 * 64 + bits.trailing_zeros();
+            (bits != 0 && bin < self.bin_count()).then_some(bin)
         })
     }
 
-    fn bitmap(&self, word: u32) -> u64 {
-        self.region.load64(self.geometry.bitmap() + word as usize * 8)
+    fn bits(&self, word: usize) -> u64 {
+        self.bitmap.get(word).map_or(0, |bits| bits.load(Relaxed))
     }
 
-    fn bit(&self, bin: u32) -> bool {
-        self.bitmap(bin / 64) >> (bin % 64) & 1 != 0
-    }
-
-    fn set_bit(&self, bin: u32, set: bool) {
-        let word = bin / 64;
-        let mask = 1 << (bin % 64);
-        let bits = self.bitmap(word);
-        let bits = if set { bits | mask } else { bits & !mask };
-        self.region.store64(self.geometry.bitmap() + word as usize * 8, bits);
-    }
-
-    fn head(&self, bin: u32) -> u32 {
-        if bin < self.geometry.bin_count {
-            self.region.load32(self.geometry.bins() + bin as usize * 4)
-        } else {
-            NONE
+    fn set_bits(&self, word: usize, bits: u64) {
+        if let Some(word) = self.bitmap.get(word) {
+            word.store(bits, Relaxed);
         }
     }
 
+    fn bit(&self, bin: u32) -> bool {
+        self.bits(bin as usize / 64) >> (bin % 64) & 1 != 0
+    }
+
+    fn set_bit(&self, bin: u32, set: bool) {
+        let word = bin as usize / 64;
+        let mask = 1 << (bin % 64);
+        let bits = self.bits(word);
+        self.set_bits(word, if set { bits | mask } else { bits & !mask });
+    }
+
+    fn head(&self, bin: u32) -> u32 {
+        self.heads.get(bin as usize).map_or(NONE, |head| head.load(Relaxed))
+    }
+
     fn set_head(&self, bin: u32, granule: u32) {
-        debug_assert!(bin < self.geometry.bin_count);
-        self.region.store32(self.geometry.bins() + bin as usize * 4, granule);
+        debug_assert!(bin < self.bin_count());
+        if let Some(head) = self.heads.get(bin as usize) {
+            head.store(granule, Relaxed);
+        }
     }
+}
 
-    fn next(&self, granule: u32) -> u32 {
-        self.region.load32(self.geometry.offset(granule)) ^ KEY
-    }
+/// A free block's neighbours in its bin.
+struct Around<'a> {
+    next: u32,
+    prev: u32,
+    behind: Option<&'a Links>,
+    before: Option<&'a Links>,
+}
 
-    fn prev(&self, granule: u32) -> u32 {
-        self.region.load32(self.geometry.offset(granule) + 4) ^ KEY
-    }
+const NEXT: usize = 0;
+const PREV: usize = 1;
 
-    fn set_next(&self, granule: u32, next: u32) {
-        self.region.store32(self.geometry.offset(granule), next ^ KEY);
-    }
+fn read(link: &AtomicU32) -> u32 {
+    link.load(Relaxed) ^ KEY
+}
 
-    fn set_prev(&self, granule: u32, prev: u32) {
-        self.region.store32(self.geometry.offset(granule) + 4, prev ^ KEY);
-    }
+fn write(link: &AtomicU32, granule: u32) {
+    link.store(granule ^ KEY, Relaxed);
 }

@@ -6,14 +6,15 @@
 //! ```text
 //! free b      | a: free | b: live | c: free |   ->   | free                        |
 //! malloc      | a: free                     |   ->   | live     | free             |
+//! sweep       | a: loose | b: free | c: ..  |   ->   | cached | cached | .. | free |
 //! ```
 //!
 //! The change is written down before its first store to the map, and struck out when the call
 //! delivers. Until then it can be done again from the start, as often as need be, because it
-//! stores the same bytes each time.
+//! leads to the same blocks each time.
 //!
 //! ```text
-//! seal | . | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine | slot 1: the same
+//! seal | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine | slot 1: the same
 //! ```
 //!
 //! A change may take a magazine with it: what it holds after the change. So a block that goes from
@@ -25,22 +26,25 @@
 #![forbid(unsafe_code)]
 
 use crate::class;
-use crate::layout::{Geometry, COUNT_AT, ITEMS_AT, MAGAZINE_ITEMS, NO_BLOCK, RECORD_OFFSET};
-use crate::map::{Entry, Map};
-use crate::region::Region;
-use crate::stats::State;
-use core::sync::atomic::{compiler_fence, Ordering::SeqCst};
+use crate::layout::{Geometry, Header32, Header64};
+use crate::layout::{COUNT_AT, ITEMS_AT, MAGAZINE_ITEMS, NO_BLOCK, RECORD_OFFSET};
+use crate::map::{Entry, Map, State};
+use crate::region::{Region, View};
+use core::sync::atomic::{compiler_fence, Ordering::Relaxed, Ordering::SeqCst};
 
-const SLOT_AT: usize = RECORD_OFFSET + 8;
+/// The seal's word of 32 bits, and the slots' first of 64.
+const SEAL: usize = RECORD_OFFSET / 4;
+const SLOTS: usize = (RECORD_OFFSET + 4) / 8;
 const SLOT_WORDS: usize = 6;
-const SLOT_BYTES: usize = SLOT_WORDS * 8;
 /// No block starts here.
 pub const NOWHERE: u32 = u32::MAX;
 
-const _: () = assert!(SLOT_AT + 2 * SLOT_BYTES <= crate::layout::HEADER_BYTES);
+const _: () = assert!((RECORD_OFFSET + 4) % 8 == 0);
+const _: () = assert!((SLOTS + 2 * SLOT_WORDS) * 8 <= crate::layout::HEADER_BYTES);
 
 /// What recovery does with a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Kind {
     /// A block becomes live: undone, since nobody got it.
     Alloc = 1,
@@ -53,6 +57,10 @@ pub enum Kind {
     /// Free space becomes a row of equal cached blocks, which an empty magazine takes: done, for
     /// who owns the magazine.
     Refill = 5,
+    /// A magazine's last blocks become loose, wherever they lie: done.
+    Loosen = 6,
+    /// Free blocks are joined: done.
+    Join = 7,
 }
 
 /// A magazine that a change takes blocks from, or fills.
@@ -62,7 +70,7 @@ pub struct Taker {
     pub count_at: usize,
     /// What the count becomes. A refill makes it from 0; else the blocks behind the last are gone.
     pub count: u32,
-    /// How many blocks it gives up, which lie in a row; the first of them is the first old start.
+    /// How many blocks it gives up.
     pub run: u32,
     /// The size of each of these.
     pub size: u32,
@@ -81,6 +89,11 @@ impl Taker {
     fn item_at(&self, index: u32) -> usize {
         self.count_at - COUNT_AT + ITEMS_AT + index as usize * 4
     }
+
+    /// The places of what it gives up.
+    fn gone(&self) -> core::ops::Range<u32> {
+        self.count..(self.count + self.run).min(MAGAZINE_ITEMS)
+    }
 }
 
 /// A stretch of whole blocks that becomes another row of whole blocks.
@@ -88,6 +101,8 @@ impl Taker {
 pub struct Change {
     /// What kind it is.
     pub kind: Kind,
+    /// The old blocks are all that lie from `at` to `old[0]`, however many, all free.
+    pub sweeps: bool,
     /// The first granule of the new row.
     pub at: u32,
     /// Where the old blocks start; NOWHERE for none.
@@ -104,107 +119,141 @@ impl Change {
     /// A change that makes nothing of nothing.
     pub fn new(kind: Kind, at: u32, top: u32) -> Change {
         let none = Entry { state: State::Free, size: 0 };
-        Change { kind, at, old: [NOWHERE; 3], new: [none; 3], top, taker: Taker::NONE }
+        let (old, new) = ([NOWHERE; 3], [none; 3]);
+        Change { kind, sweeps: false, at, old, new, top, taker: Taker::NONE }
     }
 
-    /// Adds an old block's start.
-    pub fn replaces(mut self, start: u32) -> Change {
-        if let Some(place) = self.old.iter_mut().find(|start| **start == NOWHERE) {
-            *place = start;
+    /// How often the first of the new row stands there.
+    fn repeats(&self) -> u32 {
+        if self.kind == Kind::Refill {
+            self.taker.count
+        } else {
+            1
         }
-        self
     }
 
-    /// Adds a block to the new row.
-    pub fn with(mut self, state: State, size: u32) -> Change {
-        if let Some(place) = self.new.iter_mut().find(|block| block.size == 0) {
-            *place = Entry { state, size };
-        }
-        self
-    }
-
-    /// The new row: first granule, state and size of each block.
-    pub fn row(&self) -> impl Iterator<Item = (u32, Entry)> + '_ {
-        let mut at = self.at;
-        let repeats = if self.kind == Kind::Refill { self.taker.count as usize } else { 1 };
-        let [first, rest @ ..] = &self.new;
-        let row = core::iter::repeat_n(first, repeats).chain(rest);
-        row.filter(|block| block.size != 0).map(move |&block| {
-            let start = at;
-            at = at.wrapping_add(block.size);
-            (start, block)
-        })
+    /// Where the three of the new row start, of the repeated one the last; and where the row ends.
+    pub fn starts(&self) -> ([u32; 3], u32) {
+        let [a, b, c] = self.new;
+        let first = self.at.wrapping_add(a.size.wrapping_mul(self.repeats().wrapping_sub(1)));
+        let second = if self.repeats() == 0 { self.at } else { first.wrapping_add(a.size) };
+        let third = second.wrapping_add(b.size);
+        ([first, second, third], third.wrapping_add(c.size))
     }
 
     /// Where the new row's live block starts.
     pub fn live(&self) -> Option<u32> {
-        self.row().find(|(_, block)| block.state == State::Live).map(|(start, _)| start)
+        let is_live = |block: &Entry| block.state == State::Live && block.size > 0;
+        self.new.iter().position(is_live).map(|index| self.starts().0[index])
     }
 
     /// Writes the new row over the old one. Doing it again changes nothing.
     pub fn apply(&self, region: &Region, map: &Map) {
-        for &start in self.old.iter().filter(|&&start| start != NOWHERE) {
-            if self.row().all(|(new, _)| new != start) {
-                map.erase(start);
+        let (starts, _) = self.starts();
+        if !self.sweeps {
+            for start in self.old {
+                let stays = |index: usize| self.new[index].size > 0 && starts[index] == start;
+                if start != NOWHERE && !(stays(0) || stays(1) || stays(2)) {
+                    map.erase(start);
+                }
             }
         }
-        let taker = self.taker;
-        for index in 1..taker.run {
-            map.erase(self.old[0] + index * taker.size);
+        for index in 0..3 {
+            if self.new[index].size > 0 {
+                map.write(starts[index], self.new[index]);
+            }
         }
-        for (start, block) in self.row() {
-            map.write(start, block);
+        if self.taker.count_at != 0 {
+            self.settle(region, map);
         }
-        if taker.count_at == 0 {
+    }
+
+    /// Of a change that sweeps, erases all that starts in the stretch. Who makes it for the first
+    /// time does that block by block. O(stretch).
+    pub fn sweep(&self, map: &Map) {
+        if !self.sweeps {
             return;
         }
+        let mut at = self.at;
+        while let Some(start) = map.next_start(at, self.old[0]) {
+            map.erase(start);
+            at = start + 1;
+        }
+    }
+
+    /// Makes the magazine hold what it does after the change.
+    fn settle(&self, region: &Region, map: &Map) {
+        let taker = self.taker;
         if self.kind == Kind::Refill {
-            for (index, (start, _)) in (0..taker.count).zip(self.row()) {
+            let Entry { state, size } = self.new[0];
+            for index in 0..taker.count {
+                let start = self.at + index * size;
+                map.write(start, Entry { state, size });
                 region.store32(taker.item_at(index), start);
             }
         } else {
-            for index in taker.count..(taker.count + taker.run).min(MAGAZINE_ITEMS) {
+            for index in taker.gone() {
                 region.store32(taker.item_at(index), NO_BLOCK);
             }
         }
         region.store8(taker.count_at, taker.count as u8);
     }
 
+    /// Makes loose what the magazine gives up; how many were made so now. What is no such block,
+    /// because somebody freed it twice at once or wrote where he should not, stays what it is.
+    pub fn loosen(&self, region: &Region, map: &Map) -> u32 {
+        let taker = self.taker;
+        let mut made = 0;
+        for index in taker.gone() {
+            let granule = region.load32(taker.item_at(index));
+            let size = taker.size;
+            if map.read(granule, self.top) == Some(Entry { state: State::Cached, size }) {
+                map.write(granule, Entry { state: State::Loose, size });
+                made += 1;
+            }
+        }
+        made
+    }
+
     /// Whether it stays inside a map of which `known` granules are known.
     fn is_possible(&self, geometry: &Geometry, known: u32) -> bool {
-        let is_refill = self.kind == Kind::Refill;
         let taker = self.taker;
-        let is_none = taker.count_at == 0 && !is_refill;
+        let takes = matches!(self.kind, Kind::Refill | Kind::Loosen);
+        let is_none = taker.count_at == 0 && !takes;
         if taker.count > MAGAZINE_ITEMS || !(is_none || geometry.is_count(taker.count_at)) {
             return false;
         }
-        let run_end = u64::from(self.old[0]) + u64::from(taker.run) * u64::from(taker.size);
-        if taker.run == 0 || taker.run > MAGAZINE_ITEMS || taker.run > 1 && run_end > known.into() {
+        if taker.run == 0 || taker.run > MAGAZINE_ITEMS {
             return false;
         }
-        let sizes = self.row().map(|(_, block)| u64::from(block.size)).sum::<u64>();
-        let end = u64::from(self.at) + sizes;
+        let [a, b, c] = self.new.map(|block| u64::from(block.size));
+        let end = u64::from(self.at) + a * u64::from(self.repeats()) + b + c;
         let row_fits = end <= u64::from(self.top) && self.at <= self.top && self.top <= known;
-        let lives = self.row().filter(|(_, block)| block.state == State::Live).count();
-        let kind_agrees = match self.kind {
-            Kind::Alloc | Kind::Resize => lives == 1,
-            Kind::Free | Kind::FreeAll | Kind::Refill => lives == 0,
+        let count = |state| self.new.iter().filter(|new| new.size > 0 && new.state == state).count();
+        let is_alloc = matches!(self.kind, Kind::Alloc | Kind::Resize);
+        let lives_agree = count(State::Live) == usize::from(is_alloc);
+        let is_refill = self.kind == Kind::Refill;
+        let cached_agrees = count(State::Cached) == usize::from(is_refill)
+            && (!is_refill || self.new[0].state == State::Cached);
+        let olds_fit = if self.sweeps {
+            self.at <= self.old[0] && self.old[0] <= known
+        } else {
+            self.old.iter().all(|&start| start == NOWHERE || start < known)
         };
-        let caches = self.row().filter(|(_, block)| block.state == State::Cached).count();
-        let cached_agrees = caches == if is_refill { taker.count as usize } else { 0 };
-        let olds_fit = self.old.iter().all(|&start| start == NOWHERE || start < known);
-        row_fits && kind_agrees && cached_agrees && olds_fit
+        row_fits && lives_agree && cached_agrees && olds_fit
     }
 
+    #[inline]
     fn encode(&self) -> [u64; SLOT_WORDS] {
         let pair = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
         let [a, b, c] = self.new;
         let states = (a.state as u32) << 8 | (b.state as u32) << 16 | (c.state as u32) << 24;
+        let kind = self.kind as u32 | if self.sweeps { SWEEPS } else { 0 };
         let [x, y, z] = self.old;
         let Taker { count_at, count, run, size } = self.taker;
         let counts = count | run << 8 | size << 16;
         [
-            pair(self.kind as u32 | states, self.at),
+            pair(kind | states, self.at),
             pair(x, y),
             pair(z, self.top),
             pair(a.size, b.size),
@@ -217,22 +266,26 @@ impl Change {
         let [what_at, xy, z_top, ab, c_counts, count_at] = words;
         let (low, high) = (|pair: u64| pair as u32, |pair: u64| (pair >> 32) as u32);
         let what = low(what_at);
-        let kind = match what & 0xff {
+        let kind = match what & 0xff & !SWEEPS {
             1 => Kind::Alloc,
             2 => Kind::Free,
             3 => Kind::Resize,
             4 => Kind::FreeAll,
             5 => Kind::Refill,
+            6 => Kind::Loosen,
+            7 => Kind::Join,
             _ => return None,
         };
         let block = |shift: u32, size| match what >> shift & 0xff {
             0 => Some(Entry { state: State::Free, size }),
             1 => Some(Entry { state: State::Live, size }),
             2 if class::exact(size).is_some() => Some(Entry { state: State::Cached, size }),
+            4 => Some(Entry { state: State::Loose, size }),
             _ => None,
         };
         Some(Change {
             kind,
+            sweeps: what & SWEEPS != 0,
             at: high(what_at),
             old: [low(xy), high(xy), low(z_top)],
             new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_counts))?],
@@ -247,20 +300,24 @@ impl Change {
     }
 }
 
+/// Stands beside the kind of a change that sweeps.
+const SWEEPS: u32 = 0x80;
+
 /// The record in the header.
 #[derive(Clone, Copy)]
-pub struct Record<'a> {
-    region: &'a Region,
-    geometry: &'a Geometry,
+pub struct Record {
+    header: View<Header32>,
+    words: View<Header64>,
 }
 
-impl<'a> Record<'a> {
-    /// The record of the pool with this geometry.
-    pub fn new(region: &'a Region, geometry: &'a Geometry) -> Record<'a> {
-        Record { region, geometry }
+impl Record {
+    /// The record of the pool with this geometry; None if it would not lie in the region.
+    pub fn new(region: &Region, geometry: &Geometry) -> Option<Record> {
+        Some(Record { header: region.view(geometry.header)?, words: region.view(geometry.header)? })
     }
 
     /// Whether a change is under way.
+    #[inline]
     pub fn is_open(&self) -> bool {
         self.seal() != 0
     }
@@ -268,46 +325,51 @@ impl<'a> Record<'a> {
     /// Begins a change; the one that was under way, if any, ends in the same instant.
     pub fn open(&self, change: &Change) {
         let words = change.encode();
-        let slot = if self.is_open() { 1 - (self.seal() & 1) } else { 0 };
+        let found = self.seal();
+        let slot = if found != 0 { 1 - (found & 1) } else { 0 };
         for (i, word) in words.into_iter().enumerate() {
-            self.region.store64(self.word_at(slot, i), word);
+            self.words[word_of(slot, i)].store(word, Relaxed);
         }
         // A death comes between two instructions: it is enough that the compiler keeps the order.
         compiler_fence(SeqCst);
-        self.region.store32(self.geometry.word(RECORD_OFFSET), seal(slot, words));
+        self.header[SEAL].store(seal(slot, words), Relaxed);
         compiler_fence(SeqCst);
     }
 
     /// Begins what changes no map, only the hints: nothing to do again but that.
     pub fn open_mending(&self) {
-        self.region.store32(self.geometry.word(RECORD_OFFSET), MENDING);
+        self.header[SEAL].store(MENDING, Relaxed);
         compiler_fence(SeqCst);
     }
 
     /// Ends the change under way, if any: the last store of a call.
+    #[inline]
     pub fn close(&self) {
         compiler_fence(SeqCst);
-        self.region.store32(self.geometry.word(RECORD_OFFSET), 0);
+        self.header[SEAL].store(0, Relaxed);
         compiler_fence(SeqCst);
     }
 
     /// The change under way, if it is one that a pool of which `known` granules are known can
     /// have begun.
-    pub fn read(&self, known: u32) -> Option<Change> {
+    pub fn read(&self, geometry: &Geometry, known: u32) -> Option<Change> {
         let found = self.seal();
         let slot = found & 1;
-        let words = core::array::from_fn(|i| self.region.load64(self.word_at(slot, i)));
+        let words = core::array::from_fn(|i| self.words[word_of(slot, i)].load(Relaxed));
         let change = Change::decode(words).filter(|_| found == seal(slot, words))?;
-        change.is_possible(self.geometry, known).then_some(change)
+        change.is_possible(geometry, known).then_some(change)
     }
 
+    #[inline]
     fn seal(&self) -> u32 {
-        self.region.load32(self.geometry.word(RECORD_OFFSET))
+        self.header[SEAL].load(Relaxed)
     }
+}
 
-    fn word_at(&self, slot: u32, word: usize) -> usize {
-        self.geometry.word(SLOT_AT + slot as usize * SLOT_BYTES + word * 8)
-    }
+/// Where a word of a slot, 0 or 1, lies.
+#[inline]
+fn word_of(slot: u32, word: usize) -> usize {
+    SLOTS + (slot & 1) as usize * SLOT_WORDS + word
 }
 
 /// A seal of no change: the bit that each has is not set.
@@ -334,20 +396,30 @@ mod tests {
         let mut bytes = [0u64; 512];
         let region = crate::region::tests::region(NonNull::from(&mut bytes).cast(), 4096);
         let geometry = Geometry::plan(region.address(), 4096, &Options::default()).unwrap();
-        let record = Record::new(&region, &geometry);
+        let record = Record::new(&region, &geometry).unwrap();
         assert!(!record.is_open());
-        let first =
-            Change::new(Kind::Alloc, 3, 20).replaces(3).with(State::Live, 5).with(State::Free, 7);
-        let second = Change::new(Kind::Free, 1, 9).replaces(1).replaces(3).with(State::Free, 6);
+        let [live, free] = [(State::Live, 5), (State::Free, 7)]
+            .map(|(state, size)| Entry { state, size });
+        let none = Entry { state: State::Free, size: 0 };
+        let first = Change {
+            old: [3, NOWHERE, NOWHERE],
+            new: [live, free, none],
+            ..Change::new(Kind::Alloc, 3, 20)
+        };
+        let second = Change {
+            old: [1, 3, NOWHERE],
+            new: [free, none, none],
+            ..Change::new(Kind::Free, 1, 9)
+        };
         record.open(&first);
-        assert_eq!(record.read(100), Some(first));
-        assert_eq!(record.read(10), None, "reaches beyond what is known");
+        assert_eq!(record.read(&geometry, 100), Some(first));
+        assert_eq!(record.read(&geometry, 10), None, "reaches beyond what is known");
         assert_eq!(first.live(), Some(3));
         record.open(&second);
-        assert_eq!(record.read(100), Some(second), "in the other slot");
+        assert_eq!(record.read(&geometry, 100), Some(second), "in the other slot");
         let open = (geometry.header + RECORD_OFFSET..geometry.header + HEADER_BYTES)
             .filter(|&at| region.load8(at) != 0);
-        let slot_1 = SLOT_AT + SLOT_BYTES..SLOT_AT + 2 * SLOT_BYTES;
+        let slot_1 = word_of(1, 0) * 8..word_of(1, SLOT_WORDS) * 8;
         for at in open {
             let offset = at - geometry.header;
             if offset >= RECORD_OFFSET + 4 && !slot_1.contains(&offset) {
@@ -356,13 +428,13 @@ mod tests {
             let byte = region.load8(at);
             for bit in 0..8 {
                 region.store8(at, byte ^ (1 << bit));
-                assert_eq!(record.read(100), None, "bit {bit} of byte {offset}");
+                assert_eq!(record.read(&geometry, 100), None, "bit {bit} of byte {offset}");
             }
             region.store8(at, byte);
         }
         record.open_mending();
         assert!(record.is_open());
-        assert_eq!(record.read(100), None);
+        assert_eq!(record.read(&geometry, 100), None);
         record.close();
         assert!(!record.is_open());
     }

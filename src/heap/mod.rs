@@ -3,11 +3,15 @@
 //! Space is taken from the free blocks first, from above `top` last, so that a pool touches no
 //! more memory than it needs. A block that ends at `top` is not kept free: `top` comes down.
 //!
+//! What magazines give back is not joined to its neighbours at once: it is *loose*, and costs a
+//! byte or two of the map ([`loose`]). All other free blocks are joined and in a bin.
+//!
 //! Who dies here leaves a [`change::Record`] behind; [`Heap::recover`] finishes it.
 #![forbid(unsafe_code)]
 
 mod bins;
 mod change;
+mod loose;
 mod words;
 
 pub use bins::Free;
@@ -15,13 +19,12 @@ pub use change::Taker;
 pub use words::Counts;
 
 use crate::error::{Error, Result};
-use crate::layout::{Geometry, RECOVERIES_OFFSET, TURN_OFFSET};
-use crate::map::{Entry, Map};
+use crate::layout::{Geometry, Header32, RECOVERIES_OFFSET, TURN_OFFSET};
+use crate::map::{Entry, Map, State};
 use crate::options::{NO_COMPACT, NO_SPLIT, ZEROED};
-use crate::region::Region;
-use crate::stats::State;
+use crate::region::{Region, View};
 use bins::{Bins, Lie};
-use change::{Change, Kind, Record};
+use change::{Change, Kind, Record, NOWHERE};
 use core::sync::atomic::Ordering::Relaxed;
 use words::Words;
 
@@ -30,29 +33,37 @@ const WATERMARK_STEP: u32 = 4096;
 
 /// The heap of a pool, for one who holds its lock.
 #[derive(Clone, Copy)]
-pub struct Heap<'a> {
-    region: &'a Region,
-    geometry: &'a Geometry,
-    map: Map<'a>,
-    bins: Bins<'a>,
-    words: Words<'a>,
-    record: Record<'a>,
+pub struct Heap {
+    region: Region,
+    geometry: Geometry,
+    header: View<Header32>,
+    map: Map,
+    bins: Bins,
+    words: Words,
+    record: Record,
 }
 
 /// What an allocation asks for, in granules.
 #[derive(Clone, Copy)]
 struct Ask {
     size: u32,
-    /// Every `step`-th granule is aligned as asked, the first of them is granule `skew`.
+    /// Every `step`-th granule is aligned as asked, the first of them is granule `skew`; a power
+    /// of two.
     step: u64,
     skew: u64,
 }
 
 impl Ask {
+    /// For a block of so many granules, anywhere.
+    fn anywhere(size: u32) -> Ask {
+        Ask { size, step: 1, skew: 0 }
+    }
+
     /// The first aligned granule at or after this one.
     fn align(&self, granule: u32) -> u64 {
+        let mask = self.step - 1;
         let granule = u64::from(granule);
-        granule + (self.skew + self.step - granule % self.step) % self.step
+        granule + (self.skew.wrapping_sub(granule) & mask)
     }
 
     /// Whether an aligned block lies within the free one.
@@ -66,19 +77,29 @@ impl Ask {
     }
 }
 
-impl<'a> Heap<'a> {
-    /// The heap of the pool with this geometry.
-    pub fn new(region: &'a Region, geometry: &'a Geometry) -> Heap<'a> {
-        let map = Map::new(region, geometry.map, geometry.granules);
-        let words = Words::new(region, geometry);
-        Heap {
-            region,
-            geometry,
+/// Where a block is made: in a free block of a bin, in a stretch of free blocks that begins with a
+/// loose one, or above `top`.
+#[derive(Clone, Copy)]
+enum Place {
+    Free(Free),
+    Loose(Free),
+    Above,
+}
+
+impl Heap {
+    /// The heap of the pool with this geometry; None if it would not lie in the region.
+    pub fn new(region: &Region, geometry: &Geometry) -> Option<Heap> {
+        let map = Map::new(region, geometry.map, geometry.granules)?;
+        let words = Words::new(region, geometry)?;
+        Some(Heap {
+            region: *region,
+            geometry: *geometry,
+            header: region.view(geometry.header)?,
             map,
-            bins: Bins::new(region, geometry, map, words),
+            bins: Bins::new(region, geometry, map, words)?,
             words,
-            record: Record::new(region, geometry),
-        }
+            record: Record::new(region, geometry)?,
+        })
     }
 
     /// Makes the heap of a new pool: no blocks. If the caller promised zero bytes, and nobody has
@@ -93,7 +114,7 @@ impl<'a> Heap<'a> {
     }
 
     /// The map.
-    pub fn map(&self) -> &Map<'a> {
+    pub fn map(&self) -> &Map {
         &self.map
     }
 
@@ -133,8 +154,8 @@ impl<'a> Heap<'a> {
 
     /// Tells those who wait for the lock that its owner is at work: a new turn.
     pub fn show_progress(&self) {
-        let turn = self.geometry.word(TURN_OFFSET);
-        self.region.store32(turn, self.region.load32(turn).wrapping_add(1));
+        let turn = &self.header[TURN_OFFSET / 4];
+        turn.store(turn.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     /// The call delivers: whatever it did is done. Its last store.
@@ -143,18 +164,25 @@ impl<'a> Heap<'a> {
     }
 
     /// Makes a live block of `size` granules; its address is a multiple of `alignment` bytes.
-    /// Returns its first granule. O(1), but when it fails or nearly does: O(free blocks).
+    /// Returns its first granule. O(1), but when it fails or nearly does: O(blocks).
     pub fn alloc(&self, size: u32, alignment: usize) -> Result<u32> {
         let ask = self.ask(size, alignment);
         if let Some(found) = self.honest(|bins| bins.find(size, ask.enough(), |b| ask.fits(b)))? {
-            return Ok(self.carve(found, &ask));
+            return Ok(self.carve(Place::Free(found), &ask));
+        }
+        if let Some(found) = self.sweep(ask.enough())? {
+            return Ok(self.carve(Place::Loose(found), &ask));
         }
         if let Some(start) = self.extend(&ask) {
             return Ok(start);
         }
+        self.join_all()?;
         match self.honest(|bins| bins.find_exactly(size, |b| ask.fits(b)))? {
-            Some(found) => Ok(self.carve(found, &ask)),
-            None => Err(Error::OutOfMemory { size: self.geometry.bytes(size) as u64 }),
+            Some(found) => Ok(self.carve(Place::Free(found), &ask)),
+            // What was joined may have brought `top` down.
+            None => self.extend(&ask).ok_or(Error::OutOfMemory {
+                size: self.geometry.bytes(size) as u64,
+            }),
         }
     }
 
@@ -177,27 +205,24 @@ impl<'a> Heap<'a> {
         let compact = !self.geometry.has(NO_COMPACT);
         let end = granule + size;
         let left = self.map.free_before(granule).filter(|&left| compact && self.is_free(left));
-        let right = self.free_at(end).filter(|_| compact);
+        let right = self.free_at(end).filter(|right| compact && !right.is_loose);
         let start = left.map_or(granule, |(start, _)| start);
-        let stop = right.map_or(end, |(_, size)| end + size);
-        let change = if compact && stop == self.top() {
-            Change::new(Kind::Free, start, start)
+        let stop = right.map_or(end, |right| right.end());
+        let mut change = Change::new(Kind::Free, start, self.top());
+        if compact && stop == self.top() {
+            change.top = start;
         } else {
-            Change::new(Kind::Free, start, self.top()).with(State::Free, stop - start)
-        };
-        self.commit(Change { taker, ..change.replaces(granule) }, [left, right]);
+            change.new[0] = Entry { state: State::Free, size: stop - start };
+        }
+        change.old[0] = granule;
+        change.taker = taker;
+        self.commit(change, [left.map(Gone::binned), right]);
     }
 
-    /// Makes free what a magazine gives up, and the magazine forget it, in one event: a block, or
-    /// several cached ones of a size in a row. O(blocks).
+    /// Makes free what a magazine gives up, and the magazine forget it, in one event.
     pub fn take_back(&self, granule: u32, taker: Taker) -> Result<()> {
         match self.block(granule) {
-            Some((State::Cached | State::Live, size)) if taker.run == 1 => {
-                self.release(granule, size, taker);
-            }
-            Some((State::Cached, size)) if size == taker.size => {
-                self.release(granule, size * taker.run, taker);
-            }
+            Some((State::Cached | State::Live, size)) => self.release(granule, size, taker),
             _ => {
                 let at = self.geometry.offset(granule.min(self.geometry.granules)) as u64;
                 return Err(Error::Corrupted { what: "a magazine holds what is no block", at });
@@ -210,29 +235,33 @@ impl<'a> Heap<'a> {
     /// them: as many as fit in a row where the first fits best, at most `most`. None if there is
     /// no room. O(blocks).
     pub fn refill(&self, size: u32, most: u32, count_at: usize) -> Result<u32> {
-        let ask = Ask { size, step: 1, skew: 0 };
-        let found = self.honest(|bins| bins.find(size, size, |block| ask.fits(block)))?;
-        let room = self.geometry.granules - self.top();
-        let whole = found.map_or(room, |(_, whole)| whole);
+        let ask = Ask::anywhere(size);
+        let (place, start, whole) = match self.honest(|b| b.find(size, size, |b| ask.fits(b)))? {
+            Some(found) => (Place::Free(found), found.0, found.1),
+            None => match self.sweep(size)? {
+                Some(found) => (Place::Loose(found), found.0, found.1),
+                None => (Place::Above, self.top(), self.geometry.granules - self.top()),
+            },
+        };
         let mut count = most.min(whole / size);
-        let rest = |count| if found.is_some() { whole - count * size } else { 0 };
-        while count > 0 && rest(count) > 0 && !self.is_worth_a_block(rest(count)) {
+        let rest = |count| whole - count * size;
+        let above = matches!(place, Place::Above);
+        while !above && count > 0 && rest(count) > 0 && !self.is_worth_a_block(rest(count)) {
             count -= 1;
         }
         if count == 0 {
             return Ok(0);
         }
-        let (start, top) = match found {
-            Some((start, _)) => (start, self.top()),
-            None => (self.top(), self.top() + count * size),
-        };
-        self.raise_watermark(top);
-        let mut change = Change::new(Kind::Refill, start, top).with(State::Cached, size);
-        if rest(count) > 0 {
-            change = change.with(State::Free, rest(count));
-        }
+        let mut change = Change::new(Kind::Refill, start, self.top());
+        change.new[0] = Entry { state: State::Cached, size };
         change.taker = Taker::of_one(count_at, count);
-        self.commit(change, [found, None]);
+        if above {
+            change.top = start + count * size;
+            self.raise_watermark(change.top);
+        } else {
+            change.new[1] = Entry { state: place.rest(), size: rest(count) };
+        }
+        self.commit_at(place, change);
         Ok(count)
     }
 
@@ -247,17 +276,18 @@ impl<'a> Heap<'a> {
             return Ok(true);
         }
         let compact = !self.geometry.has(NO_COMPACT);
-        let right = self.free_at(granule + old).filter(|_| compact);
-        let stop = right.map_or(granule + old, |(start, size)| start + size);
+        let right = self.free_at(granule + old).filter(|right| compact && !right.is_loose);
+        let stop = right.map_or(granule + old, |right| right.end());
         let end = granule + size;
-        let change = if compact && stop == self.top() {
-            Change::new(Kind::Resize, granule, end).with(State::Live, size)
+        let mut change = Change::new(Kind::Resize, granule, self.top());
+        change.old[0] = granule;
+        change.new[0] = Entry { state: State::Live, size };
+        if compact && stop == self.top() {
+            change.top = end;
         } else {
-            Change::new(Kind::Resize, granule, self.top())
-                .with(State::Live, size)
-                .with(State::Free, stop - end)
-        };
-        self.commit(change.replaces(granule), [right, None]);
+            change.new[1] = Entry { state: State::Free, size: stop - end };
+        }
+        self.commit(change, [right, None]);
         Ok(true)
     }
 
@@ -330,12 +360,13 @@ impl<'a> Heap<'a> {
 
     /// Finishes the change that a dead owner left. May be repeated from any point. O(map).
     fn recover(&self, forget: impl Fn()) -> Result<()> {
-        let Some(change) = self.record.read(self.watermark()) else {
+        let Some(change) = self.record.read(&self.geometry, self.watermark()) else {
             // Somebody died mending, or the record was scribbled over.
             let mended = self.mend();
             self.record.close();
             return mended;
         };
+        change.sweep(&self.map);
         self.apply(&change);
         let rebuilt = self.rebuild();
         let undone = match (change.kind, change.live()) {
@@ -352,7 +383,7 @@ impl<'a> Heap<'a> {
     }
 
     /// Tries the bins; should they lie, makes them anew from the map and tries once more.
-    fn honest<T>(&self, attempt: impl Fn(&Bins<'a>) -> core::result::Result<T, Lie>) -> Result<T> {
+    fn honest<T>(&self, attempt: impl Fn(&Bins) -> core::result::Result<T, Lie>) -> Result<T> {
         if let Ok(answer) = attempt(&self.bins) {
             return Ok(answer);
         }
@@ -389,11 +420,11 @@ impl<'a> Heap<'a> {
             match block.state {
                 State::Live | State::Cached => counts.live_count += 1,
                 State::Free => {
-                    counts.free_count += 1;
-                    counts.free += block.size;
+                    counts.add_free(block.size);
                     // Cannot lie: every link so far was made in this loop.
                     let _ = self.bins.link((at, block.size));
                 }
+                State::Loose => counts.add_loose(block.size),
                 State::Meta => {}
             }
             at += block.size;
@@ -412,28 +443,30 @@ impl<'a> Heap<'a> {
         let by_address = self.region.address().wrapping_add(self.geometry.first);
         let by_offset = self.geometry.residue + self.geometry.first;
         let origin = if by_address % align == 0 { by_address } else { by_offset };
-        let step = (alignment / align).max(1) as u64;
-        let skew = (step - (origin / align) as u64 % step) % step;
+        let step = (alignment >> self.geometry.align_log2).max(1) as u64;
+        let skew = ((origin >> self.geometry.align_log2) as u64).wrapping_neg() & (step - 1);
         Ask { size, step, skew }
     }
 
-    /// Makes a live block of a free one: what comes before the aligned place and what is left
-    /// over stay free.
-    fn carve(&self, found: Free, ask: &Ask) -> u32 {
+    /// Makes a live block of free ones: what comes before the aligned place and what is left over
+    /// stay free.
+    fn carve(&self, place: Place, ask: &Ask) -> u32 {
+        let (Place::Free(found) | Place::Loose(found)) = place else { return NOWHERE };
         let (start, whole) = found;
         let live = ask.align(start) as u32;
         let gap = live - start;
-        let rest = whole - gap - ask.size;
-        let mut change = Change::new(Kind::Alloc, start, self.top());
-        if gap > 0 {
-            change = change.with(State::Free, gap);
+        let mut rest = whole - gap - ask.size;
+        let mut size = ask.size;
+        if !self.is_worth_a_block(rest) {
+            (size, rest) = (size + rest, 0);
         }
-        change = if self.is_worth_a_block(rest) {
-            change.with(State::Live, ask.size).with(State::Free, rest)
-        } else {
-            change.with(State::Live, ask.size + rest)
-        };
-        self.commit(change, [Some(found), None]);
+        let mut change = Change::new(Kind::Alloc, start, self.top());
+        change.new = [
+            Entry { state: State::Free, size: gap },
+            Entry { state: State::Live, size },
+            Entry { state: place.rest(), size: rest },
+        ];
+        self.commit_at(place, change);
         live
     }
 
@@ -448,59 +481,96 @@ impl<'a> Heap<'a> {
         let (live, end) = (live as u32, end as u32);
         self.raise_watermark(end);
         let mut change = Change::new(Kind::Alloc, top, end);
-        if live > top {
-            change = change.with(State::Free, live - top);
-        }
-        self.commit(change.with(State::Live, ask.size), [None, None]);
+        change.new[0] = Entry { state: State::Free, size: live - top };
+        change.new[1] = Entry { state: State::Live, size: ask.size };
+        self.commit(change, [None, None]);
         Some(live)
     }
 
     fn grow(&self, granule: u32, old: u32, size: u32) -> bool {
         let end = granule + old;
         let right = self.free_at(end);
-        let stop = right.map_or(end, |(_, size)| end + size);
+        let stop = right.map_or(end, |right| right.end());
         let Some(wanted) = granule.checked_add(size) else { return false };
-        let change = Change::new(Kind::Resize, granule, self.top()).replaces(granule);
-        let change = if wanted <= stop {
+        let mut change = Change::new(Kind::Resize, granule, self.top());
+        change.old[0] = granule;
+        change.new[0] = Entry { state: State::Live, size };
+        if wanted <= stop {
             let rest = stop - wanted;
             if self.is_worth_a_block(rest) {
-                change.with(State::Live, size).with(State::Free, rest)
+                let is_loose = right.is_some_and(|right| right.is_loose);
+                let state = if is_loose { State::Loose } else { State::Free };
+                change.new[1] = Entry { state, size: rest };
             } else {
-                change.with(State::Live, size + rest)
+                change.new[0].size += rest;
             }
         } else if stop == self.top() && wanted <= self.geometry.granules {
             self.raise_watermark(wanted);
-            Change { top: wanted, ..change }.with(State::Live, size)
+            change.top = wanted;
         } else {
             return false;
-        };
+        }
         self.commit(change, [right, None]);
         true
     }
 
-    /// The one way in which the map changes. `gone` are the free blocks among the old ones.
-    fn commit(&self, change: Change, gone: [Option<Free>; 2]) {
-        let gone = || gone.iter().flatten();
-        let change = gone().fold(change, |change, &(start, _)| change.replaces(start));
-        self.record.open(&change);
-        let mut honest = gone().all(|&block| self.bins.unlink(block).is_ok());
-        self.apply(&change);
-        let mut counts = self.words.counts();
-        for &(_, size) in gone() {
-            counts.free_count = counts.free_count.wrapping_sub(1);
-            counts.free = counts.free.wrapping_sub(size);
+    /// Commits a change of the free blocks found at a place.
+    fn commit_at(&self, place: Place, change: Change) {
+        match place {
+            Place::Free(found) => self.commit(change, [Some(Gone::binned(found)), None]),
+            Place::Loose((start, whole)) => self.commit_sweep(change, start + whole),
+            Place::Above => self.commit(change, [None, None]),
         }
-        for (start, block) in change.row().filter(|(_, block)| block.state == State::Free) {
-            counts.free_count = counts.free_count.wrapping_add(1);
-            counts.free = counts.free.wrapping_add(block.size);
-            honest = honest && self.bins.link((start, block.size)).is_ok();
+    }
+
+    /// The one way in which the map changes, but for sweeps. `gone` are the free blocks among the
+    /// old ones, beside the one that the change names.
+    fn commit(&self, mut change: Change, gone: [Option<Gone>; 2]) {
+        for (place, gone) in change.old[1..].iter_mut().zip(&gone) {
+            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);
+        }
+        self.record.open(&change);
+        let mut counts = self.words.counts();
+        let mut honest = true;
+        for gone in gone.iter().flatten() {
+            if gone.is_loose {
+                counts.take_loose(gone.size);
+            } else {
+                counts.take_free(gone.size);
+                honest &= self.bins.unlink((gone.start, gone.size)).is_ok();
+            }
+        }
+        self.finish(&change, counts, honest);
+    }
+
+    /// Makes a change whose old free blocks are out of the bins and the counts.
+    fn finish(&self, change: &Change, mut counts: Counts, mut honest: bool) {
+        let loosened = self.apply(change);
+        let (starts, _) = change.starts();
+        for index in 0..3 {
+            let Entry { state, size } = change.new[index];
+            match state {
+                _ if size == 0 => {}
+                State::Free => {
+                    counts.add_free(size);
+                    honest = honest && self.bins.link((starts[index], size)).is_ok();
+                }
+                State::Loose => counts.add_loose(size),
+                _ => {}
+            }
         }
         counts.live_count = match change.kind {
             Kind::Alloc => counts.live_count.wrapping_add(1),
             Kind::Refill => counts.live_count.wrapping_add(change.taker.count),
-            Kind::Free => counts.live_count.wrapping_sub(change.taker.run),
-            Kind::Resize | Kind::FreeAll => counts.live_count,
+            Kind::Free => counts.live_count.wrapping_sub(1),
+            Kind::Loosen => counts.live_count.wrapping_sub(loosened),
+            Kind::Resize | Kind::FreeAll | Kind::Join => counts.live_count,
         };
+        if loosened > 0 {
+            counts.free_count = counts.free_count.wrapping_add(loosened);
+            counts.loose = counts.loose.wrapping_add(loosened);
+            counts.free = counts.free.wrapping_add(loosened * change.taker.size);
+        }
         self.words.set_counts(counts);
         if !honest {
             // The change itself is made. What else may be wrong with the map is for others to say.
@@ -508,13 +578,19 @@ impl<'a> Heap<'a> {
         }
     }
 
-    /// Brings the map and `top` to what a change says.
-    fn apply(&self, change: &Change) {
-        if change.kind == Kind::FreeAll {
-            self.map.clear(0, self.watermark());
-        }
-        change.apply(self.region, &self.map);
+    /// Brings the map and `top` to what a change says; how many blocks became loose.
+    fn apply(&self, change: &Change) -> u32 {
+        let loosened = match change.kind {
+            Kind::FreeAll => {
+                self.map.clear(0, self.watermark());
+                0
+            }
+            Kind::Loosen => change.loosen(&self.region, &self.map),
+            _ => 0,
+        };
+        change.apply(&self.region, &self.map);
         self.words.set_top(change.top);
+        loosened
     }
 
     /// Makes the map known up to here. Each byte once, a page at a time, and the watermark after
@@ -531,16 +607,43 @@ impl<'a> Heap<'a> {
     }
 
     /// The free block that starts here.
-    fn free_at(&self, granule: u32) -> Option<Free> {
-        match self.map.read(granule, self.top())? {
-            Entry { state: State::Free, size } => Some((granule, size)),
-            _ => None,
-        }
+    fn free_at(&self, granule: u32) -> Option<Gone> {
+        let Entry { state, size } = self.map.read(granule, self.top())?;
+        let is_loose = state == State::Loose;
+        (is_loose || state == State::Free).then_some(Gone { start: granule, size, is_loose })
     }
 
     fn is_worth_a_block(&self, rest: u32) -> bool {
         rest > 0
             && !self.geometry.has(NO_SPLIT)
             && self.geometry.bytes(rest) >= self.geometry.min_split
+    }
+}
+
+impl Place {
+    /// What the rest of what was found there is.
+    fn rest(self) -> State {
+        match self {
+            Place::Loose(_) => State::Loose,
+            _ => State::Free,
+        }
+    }
+}
+
+/// A free block that a change does away with.
+#[derive(Clone, Copy)]
+struct Gone {
+    start: u32,
+    size: u32,
+    is_loose: bool,
+}
+
+impl Gone {
+    fn binned((start, size): Free) -> Gone {
+        Gone { start, size, is_loose: false }
+    }
+
+    fn end(&self) -> u32 {
+        self.start + self.size
     }
 }

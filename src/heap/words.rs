@@ -1,39 +1,44 @@
 //! The heap's few words in the header: how far blocks go, how far the map is known, and counts.
 #![forbid(unsafe_code)]
 
-use crate::layout::{Geometry, HEAP_OFFSET};
-use crate::region::Region;
+use crate::layout::{Geometry, Header32, HEAP_OFFSET};
+use crate::region::{Region, View};
+use core::sync::atomic::Ordering::Relaxed;
 
-const TOP: usize = HEAP_OFFSET;
-const WATERMARK: usize = HEAP_OFFSET + 4;
-const LIVE_COUNT: usize = HEAP_OFFSET + 8;
-const FREE_COUNT: usize = HEAP_OFFSET + 12;
-const FREE: usize = HEAP_OFFSET + 16;
+const TOP: usize = HEAP_OFFSET / 4;
+const WATERMARK: usize = TOP + 1;
+const LIVE_COUNT: usize = TOP + 2;
+const FREE_COUNT: usize = TOP + 3;
+const FREE: usize = TOP + 4;
+const LOOSE: usize = TOP + 5;
+const HAND: usize = TOP + 6;
 
-/// Typed access to the heap's words. `top` and `watermark` are truth, the counts are hints.
+/// Typed access to the heap's words. `top` and `watermark` are truth, the others are hints.
 #[derive(Clone, Copy)]
-pub struct Words<'a> {
-    region: &'a Region,
-    geometry: &'a Geometry,
+pub struct Words {
+    header: View<Header32>,
+    granules: u32,
 }
 
-impl<'a> Words<'a> {
-    /// The words of the pool with this geometry.
-    pub fn new(region: &'a Region, geometry: &'a Geometry) -> Words<'a> {
-        Words { region, geometry }
+impl Words {
+    /// The words of the pool with this geometry; None if it would not lie in the region.
+    pub fn new(region: &Region, geometry: &Geometry) -> Option<Words> {
+        Some(Words { header: region.view(geometry.header)?, granules: geometry.granules })
     }
 
-    fn get(&self, offset: usize) -> u32 {
-        self.region.load32(self.geometry.word(offset))
+    #[inline(always)]
+    fn get(&self, word: usize) -> u32 {
+        self.header[word].load(Relaxed)
     }
 
-    fn set(&self, offset: usize, value: u32) {
-        self.region.store32(self.geometry.word(offset), value);
+    #[inline(always)]
+    fn set(&self, word: usize, value: u32) {
+        self.header[word].store(value, Relaxed);
     }
 
     /// The first granule that no block covers; never beyond the pool.
     pub fn top(&self) -> u32 {
-        self.get(TOP).min(self.geometry.granules)
+        self.get(TOP).min(self.granules)
     }
 
     /// Moves `top`.
@@ -43,7 +48,7 @@ impl<'a> Words<'a> {
 
     /// The first granule whose map byte is unknown; never beyond the pool.
     pub fn watermark(&self) -> u32 {
-        self.get(WATERMARK).min(self.geometry.granules)
+        self.get(WATERMARK).min(self.granules)
     }
 
     /// Moves the watermark.
@@ -54,7 +59,22 @@ impl<'a> Words<'a> {
     /// Whether `0 <= top <= watermark <= granules`, which nothing but damage can end.
     pub fn are_sane(&self) -> bool {
         let (top, watermark) = (self.get(TOP), self.get(WATERMARK));
-        top <= watermark && watermark <= self.geometry.granules
+        top <= watermark && watermark <= self.granules
+    }
+
+    /// Where the next look for loose blocks begins.
+    pub fn hand(&self) -> u32 {
+        self.get(HAND)
+    }
+
+    /// Moves the hand.
+    pub fn set_hand(&self, granule: u32) {
+        self.set(HAND, granule);
+    }
+
+    /// How many blocks are loose.
+    pub fn loose(&self) -> u32 {
+        self.get(LOOSE)
     }
 
     /// What has been counted.
@@ -63,6 +83,7 @@ impl<'a> Words<'a> {
             live_count: self.get(LIVE_COUNT),
             free_count: self.get(FREE_COUNT),
             free: self.get(FREE),
+            loose: self.get(LOOSE),
         }
     }
 
@@ -71,6 +92,7 @@ impl<'a> Words<'a> {
         self.set(LIVE_COUNT, counts.live_count);
         self.set(FREE_COUNT, counts.free_count);
         self.set(FREE, counts.free);
+        self.set(LOOSE, counts.loose);
     }
 }
 
@@ -79,8 +101,36 @@ impl<'a> Words<'a> {
 pub struct Counts {
     /// Live and cached blocks.
     pub live_count: u32,
-    /// Free blocks.
+    /// Free blocks, the loose ones among them.
     pub free_count: u32,
     /// Granules in free blocks.
     pub free: u32,
+    /// Loose blocks.
+    pub loose: u32,
+}
+
+impl Counts {
+    /// A free block more.
+    pub fn add_free(&mut self, size: u32) {
+        self.free_count = self.free_count.wrapping_add(1);
+        self.free = self.free.wrapping_add(size);
+    }
+
+    /// A free block less.
+    pub fn take_free(&mut self, size: u32) {
+        self.free_count = self.free_count.wrapping_sub(1);
+        self.free = self.free.wrapping_sub(size);
+    }
+
+    /// A free block more, which is loose.
+    pub fn add_loose(&mut self, size: u32) {
+        self.add_free(size);
+        self.loose = self.loose.wrapping_add(1);
+    }
+
+    /// A free block less, which was loose.
+    pub fn take_loose(&mut self, size: u32) {
+        self.take_free(size);
+        self.loose = self.loose.wrapping_sub(1);
+    }
 }

@@ -404,36 +404,18 @@ impl Handle {
         self.depot().unbind(magazine, class);
     }
 
-    /// Gives a magazine's blocks back to the heap until it holds `rest`: each row of neighbours that
-    /// it ends in as one.
+    /// Gives a magazine's blocks back to the heap until it holds `rest`.
     fn flush(&self, heap: &Heap, magazine: u32, class: u8, rest: u32) {
         let depot = self.depot();
-        let size = class::size(class);
-        let item = |index: u32| {
-            let granule = depot.item(magazine, index)?;
-            (heap.cached_size(granule) == Some(size)).then_some(granule)
-        };
-        while let Some(last) = depot.count(magazine).checked_sub(1).filter(|&last| last >= rest) {
-            let Some(mut first) = item(last) else {
-                // What is no cached block is not ours to free.
-                self.count(RECOVERIES_OFFSET);
-                depot.cut(magazine, last);
-                continue;
-            };
-            let (mut end, mut count) = (first + size, last);
-            while count > rest {
-                match item(count - 1) {
-                    Some(granule) if granule == end => end += size,
-                    Some(granule) if granule + size == first => first = granule,
-                    _ => break,
-                }
-                count -= 1;
-            }
-            let run = last + 1 - count;
-            let taker = Taker { count_at: depot.count_at(magazine), count, run, size };
-            if heap.take_back(first, taker).is_err() {
-                depot.cut(magazine, count);
-            }
+        let run = depot.count(magazine).saturating_sub(rest);
+        if run == 0 {
+            return;
+        }
+        let (count_at, size) = (depot.count_at(magazine), class::size(class));
+        let given = heap.loosen_all(Taker { count_at, count: rest, run, size });
+        if given < run {
+            // What is no cached block is not ours to free.
+            self.count(RECOVERIES_OFFSET);
         }
     }
 
@@ -467,6 +449,8 @@ impl Handle {
         for class in 0..class::COUNT {
             local.filter(|_| mine.is_some()).map(|local| self.give_up(local, class));
         }
+        // A walk that cannot go on is for the next look at the map to tell.
+        let _ = heap.join_all();
     }
 
     /// Empties all magazines, whose blocks free_all has made free.

@@ -27,6 +27,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 pub struct Handle {
     region: Region,
     geometry: Geometry,
+    heap: Heap,
     id: u64,
     lock: Lock,
     /// When a close look at the dead is due again.
@@ -161,10 +162,12 @@ impl Pool {
         let Header { geometry, id } = header;
         let word = |offset| geometry.word(offset);
         let lock = Lock::new(region, word(LOCK_OFFSET), word(NAMESPACE_OFFSET), word(TURN_OFFSET));
+        let outside = Error::Corrupted { what: "the pool does not lie in the buffer", at: 0 };
+        let heap = Heap::new(&region, &geometry).ok_or(outside)?;
         // A Vec, unlike a Box, can say that there is no memory.
         let mut room = Vec::new();
         room.try_reserve_exact(1).map_err(|_| Error::NoHandle)?;
-        room.push(Handle { region, geometry, id, lock, rested: AtomicU64::new(0) });
+        room.push(Handle { region, geometry, heap, id, lock, rested: AtomicU64::new(0) });
         let handle = Box::into_raw(room.into_boxed_slice()).cast::<Handle>();
         // SAFETY: a boxed slice of one has the layout of a boxed one.
         Ok(Pool(unsafe { Box::from_raw(handle) }))
@@ -278,7 +281,14 @@ impl Handle {
         if self.geometry.caches > 0 && self.put(granule, block as usize)? {
             return Ok(());
         }
-        self.locked(|heap| heap.free(granule))
+        self.locked(|heap| {
+            let size = heap.live_size(granule)?;
+            if self.class_for(size).is_some() {
+                heap.loosen(granule)
+            } else {
+                heap.free(granule)
+            }
+        })
     }
 
     /// [`Handle::free`], and refuses a size that the block cannot have been asked for. O(1).
@@ -294,7 +304,7 @@ impl Handle {
             let heap = self.heap();
             let have = heap.live_size(granule)?;
             let wanted = self.geometry.granules_for(size).filter(|_| size > 0);
-            if wanted.is_some_and(|wanted| self.could_be(&heap, have, wanted)) {
+            if wanted.is_some_and(|wanted| self.could_be(heap, have, wanted)) {
                 return self.free_slowly(granule, block);
             }
             let at = self.geometry.offset(granule) as u64;
@@ -352,6 +362,7 @@ impl Handle {
     /// A snapshot of the pool's figures. O(magazines in use), no walk of the blocks.
     pub fn stats(&self) -> Result<Stats> {
         self.locked(|heap| {
+            heap.join_some()?;
             let largest = heap.largest()?;
             Ok(self.figures(heap, largest))
         })
@@ -413,8 +424,8 @@ impl Handle {
         ptr::from_ref(self).addr()
     }
 
-    fn heap(&self) -> Heap<'_> {
-        Heap::new(&self.region, &self.geometry)
+    fn heap(&self) -> &Heap {
+        &self.heap
     }
 
     fn figures(&self, heap: &Heap, largest: u32) -> Stats {
@@ -478,7 +489,7 @@ impl Handle {
             return Ok(true);
         }
         // A hint, without the lock.
-        if self.is_short(&heap) {
+        if self.is_short(heap) {
             return self.locked(|heap| heap.resize(granule, wanted));
         }
         // What grew may grow again: then there is room already.
@@ -724,9 +735,9 @@ pub unsafe fn inspect(
     // SAFETY: as promised by the caller; nothing below stores.
     let region = unsafe { region(buffer.cast_mut(), len) }?;
     let Header { geometry, id } = layout::find(&region, start)?;
-    let heap = Heap::new(&region, &geometry);
     let pool = Pool::new(region, Header { geometry, id })?;
-    let found = pool.figures(&heap, heap.largest_seen());
+    let heap = pool.heap();
+    let found = pool.figures(heap, heap.largest_seen());
     let Some(visit) = visit else { return Ok(found) };
     let (map, top) = (heap.map(), heap.top());
     let mut from = 0;
@@ -813,6 +824,6 @@ fn shown(geometry: &Geometry, start: u32, block: crate::map::Entry) -> Block {
     Block {
         offset: geometry.offset(start) as u64,
         size: geometry.bytes(block.size) as u64,
-        state: block.state,
+        state: block.state.shown(),
     }
 }

@@ -13,7 +13,7 @@ use crate::depot::{Bound, Owner, Stack};
 use crate::heap::{Heap, Taker};
 use crate::layout::RECOVERIES_OFFSET;
 use crate::local;
-use crate::stats::State;
+use crate::map::State;
 use crate::sys;
 use core::sync::atomic::Ordering::Relaxed;
 
