@@ -210,6 +210,11 @@ impl<'a> Depot<'a> {
         self.push(magazine, class, stack);
     }
 
+    /// Whether there seems to be a magazine to take.
+    pub fn has(&self, class: u8, stack: Stack) -> bool {
+        self.region.load64(self.stack_at(class, stack)) as u32 != 0
+    }
+
     /// Takes a magazine of the class from the depot.
     pub fn take(&self, class: u8, stack: Stack, to: Owner) -> Option<u32> {
         counts::exchange();

@@ -43,7 +43,7 @@ use crate::error::{Error, Result};
 use crate::hash;
 use crate::options::{self, Options};
 use crate::region::Region;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
 
 /// The first word of a pool whose layout is complete: "mempool" and a byte no text has.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"mempool\x9d");
@@ -521,9 +521,10 @@ pub fn read_header(region: &Region, header: usize) -> Result<Header> {
     Ok(Header { geometry, id: word(ID_AT) })
 }
 
-/// Whether the pool of this number is the one whose header lies here.
-pub fn names(region: &Region, header: usize, id: u64) -> bool {
-    region.load64(header) == MAGIC && region.load64(header + ID_AT) == id
+/// Whether the pool of this number is the one whose header this is.
+#[inline]
+pub fn names(header: &Header64, id: u64) -> bool {
+    header[0].load(Relaxed) == MAGIC && header[ID_AT / 8].load(Relaxed) == id
 }
 
 /// Over everything between the checksum and the words that change, and the version before it.

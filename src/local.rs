@@ -92,6 +92,10 @@ pub struct Local {
     ended: AtomicBool,
     /// Calls since a cache was asked for in vain.
     pub vain: Cell<u32>,
+    /// The class that was asked first, the last time, for what it can do without.
+    pub turn: Cell<u8>,
+    /// So many times more no class is asked, since none had anything.
+    pub refused: Cell<u8>,
     /// Granules of the hoard that this thread's magazines are counted for.
     has: Cell<u32>,
     next_of_thread: Cell<*const Local>,
@@ -129,6 +133,8 @@ static NOWHERE: Shared = Shared(Local {
     pool: Cell::new(0),
     ended: AtomicBool::new(false),
     vain: Cell::new(0),
+    turn: Cell::new(0),
+    refused: Cell::new(0),
     has: Cell::new(0),
     next_of_thread: Cell::new(ptr::null()),
     next_of_process: Cell::new(ptr::null()),
@@ -478,6 +484,15 @@ impl Local {
     /// The number of the second magazine of a class.
     pub fn previous(&self, region: &Region, geometry: &Geometry, class: u8) -> Option<u32> {
         number(region, geometry, self.previous[class as usize].get())
+    }
+
+    /// Whether a magazine of a class holds nothing.
+    pub fn has_empty(&self, class: u8) -> bool {
+        let is_empty = |magazine: *const Magazine| {
+            // SAFETY: a magazine of the buffer, or ABSENT.
+            !ptr::eq(magazine, &ABSENT) && byte::count(unsafe { &*magazine }) == 0
+        };
+        is_empty(self.loaded[live(class)].get()) || is_empty(self.previous[class as usize].get())
     }
 
     /// Uses a magazine for a class, which may hold so many blocks.

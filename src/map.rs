@@ -22,14 +22,14 @@
 //!    | 42 |  |  |       | f1 |05|  |  |05|  | f2 |32|  | .. |  |
 //!    +----+--+--+       +----+--+--+--+--+  +----+--+--+-  -+--+
 //!
-//!    FREE, 5000 granules = 1 * 64^2 + 14 * 64 + 8: 57 + 3 says "three digits follow"
-//!    +----+--+--+--+--+-  -+--+--+--+--+
-//!    | f1 |3c|08|0e|01| .. |01|0e|08|3c|
-//!    +----+--+--+--+--+-  -+--+--+--+--+
+//!    FREE, 900 granules = 14 * 64 + 4: 0x3a says "two digits follow", 0x3b "four", 0x3c "six"
+//!    +----+--+--+--+-  -+--+--+--+
+//!    | f1 |3a|04|0e| .. |0e|04|3a|
+//!    +----+--+--+--+-  -+--+--+--+
 //! ```
 //!
-//! A size of 2..=57 is one digit behind the start; a larger one is 57 + k and then k digits of
-//! base 64, least first. A free block mirrors them at its end, where its right neighbour finds
+//! A size of 2..=57 is one digit behind the start; a larger one is two, four or six digits of
+//! base 64, least first, behind one that says how many. A free block mirrors them at its end, where its right neighbour finds
 //! them. A tail is only believed when the start it points to agrees.
 //!
 //! **Invariant**: below the watermark every byte that is not the start of a block is a digit.
@@ -56,9 +56,13 @@ const LOOSE: u8 = 0xf6;
 /// Every start byte has one of these bits, no digit has.
 const START_BITS: u8 = 0xc0;
 const BASE: u32 = 64;
-/// The largest size that is one digit; this plus k announces k digits.
+/// The largest size that is one digit.
 const SHORT: u32 = 57;
-const DIGITS_MAX: u32 = BASE - 1 - SHORT;
+/// Announce two digits, four, and six.
+const TWO: u8 = 58;
+const FOUR: u8 = 59;
+const SIX: u8 = 60;
+const DIGITS_MAX: u32 = 6;
 
 // The announced digits are enough for every size, the codes do not meet, and the digits of both
 // ends fit into the smallest block that has several, with a start between.
@@ -170,6 +174,13 @@ impl Map {
         self.byte(granule) & START_BITS != 0
     }
 
+    /// The class of the live block that starts here, if it has one. O(1).
+    #[inline]
+    pub fn live_class(&self, granule: u32) -> Option<u8> {
+        let class = self.byte(granule).wrapping_sub(LIVE_CLASS);
+        (class < class::COUNT).then_some(class)
+    }
+
     /// The block that starts here, if it ends at or before `end`. O(1).
     pub fn read(&self, granule: u32, end: u32) -> Option<Entry> {
         let start = &STARTS[self.byte(granule) as usize];
@@ -247,37 +258,87 @@ impl Map {
 
     /// The number at a block's edge: behind its start (`step` 1) or mirrored before its end
     /// (`step` -1, `edge` one past the last granule). None if it is no canonical number.
+    #[inline]
     fn number(&self, edge: u32, step: i32) -> Option<u32> {
-        let first = if step > 0 { edge.checked_add(1)? } else { edge.checked_sub(1)? };
+        let first = first_digit(edge, step)?;
         let short = u32::from(self.byte(first));
         if short <= SHORT {
             return (short >= 2).then_some(short);
         }
-        let count = short.checked_sub(SHORT).filter(|&count| count <= DIGITS_MAX)?;
-        let mut number = 0u64;
-        for k in (1..=count).rev() {
-            let digit = self.byte(first.checked_add_signed(k as i32 * step)?);
-            if u32::from(digit) >= BASE {
-                return None;
-            }
-            number = number * u64::from(BASE) + u64::from(digit);
-        }
-        u32::try_from(number).ok().filter(|&number| number > SHORT)
+        let (number, least) = match short as u8 {
+            TWO => (value(self.digits::<2>(first, step)?)?, SHORT + 1),
+            FOUR => (value(self.digits::<4>(first, step)?)?, BASE.pow(2)),
+            SIX => (value(self.digits::<6>(first, step)?)?, BASE.pow(4)),
+            _ => return None,
+        };
+        (number >= least).then_some(number)
     }
 
-    fn set_number(&self, edge: u32, step: i32, number: u32) {
-        let first = edge.wrapping_add_signed(if step > 0 { 1 } else { -1 });
-        if number <= SHORT {
-            return self.set(first, number as u8);
+    /// The digits that follow one, least first.
+    #[inline(always)]
+    fn digits<const N: usize>(&self, first: u32, step: i32) -> Option<[u8; N]> {
+        if step > 0 {
+            let bytes = self.bytes.array::<N>(first as usize + 1)?;
+            Some(core::array::from_fn(|k| bytes[k].load(Relaxed)))
+        } else {
+            let bytes = self.bytes.array::<N>((first as usize).checked_sub(N)?)?;
+            Some(core::array::from_fn(|k| bytes[N - 1 - k].load(Relaxed)))
         }
-        let count = number.ilog2() / BASE.ilog2() + 1;
-        let mut rest = number;
-        for k in 1..=count {
-            self.set(first.wrapping_add_signed(k as i32 * step), (rest % BASE) as u8);
-            rest /= BASE;
-        }
-        self.set(first, (SHORT + count) as u8);
     }
+
+    #[inline]
+    fn set_number(&self, edge: u32, step: i32, number: u32) {
+        let Some(first) = first_digit(edge, step) else { return };
+        if number <= SHORT {
+            self.set(first, number as u8);
+        } else if number < BASE.pow(2) {
+            self.set_digits::<2>(first, step, number);
+            self.set(first, TWO);
+        } else if number < BASE.pow(4) {
+            self.set_digits::<4>(first, step, number);
+            self.set(first, FOUR);
+        } else {
+            self.set_digits::<6>(first, step, number);
+            self.set(first, SIX);
+        }
+    }
+
+    #[inline(always)]
+    fn set_digits<const N: usize>(&self, first: u32, step: i32, number: u32) {
+        let low = if step > 0 { first as usize + 1 } else { (first as usize).wrapping_sub(N) };
+        let Some(bytes) = self.bytes.array::<N>(low) else {
+            return debug_assert!(false, "digits outside the map");
+        };
+        for k in 0..N {
+            let digit = (u64::from(number) >> (k as u32 * BASE.ilog2())) as u8 & (BASE - 1) as u8;
+            bytes[if step > 0 { k } else { N - 1 - k }].store(digit, Relaxed);
+        }
+    }
+}
+
+/// Where the first digit at a block's edge is.
+#[inline(always)]
+fn first_digit(edge: u32, step: i32) -> Option<u32> {
+    if step > 0 {
+        edge.checked_add(1)
+    } else {
+        edge.checked_sub(1)
+    }
+}
+
+/// What digits say, least first; None if one is none, or they say too much.
+#[inline(always)]
+fn value<const N: usize>(digits: [u8; N]) -> Option<u32> {
+    let mut all = 0;
+    let mut number = 0;
+    for k in (0..N).rev() {
+        all |= digits[k];
+        number = number << BASE.ilog2() | u64::from(digits[k]);
+    }
+    if u32::from(all) >= BASE {
+        return None;
+    }
+    u32::try_from(number).ok()
 }
 
 #[cfg(test)]
@@ -295,7 +356,7 @@ mod tests {
     #[test]
     fn every_state_and_size_reads_back() {
         with_map(300_000, |map| {
-            let sizes = (1..700).chain(4090..4100).chain([262_143, 262_144]);
+            let sizes = (1..700).chain(4090..4100).chain([262_143, 262_144, 299_993]);
             for size in sizes {
                 let states = [State::Free, State::Live, State::Cached, State::Meta, State::Loose];
                 for state in states {

@@ -66,6 +66,18 @@ impl<T: Cell, const PACKED: bool> Row<T, PACKED> {
     }
 }
 
+impl<T: Cell> Row<T> {
+    /// Several cells side by side; None if one lies beyond the end.
+    #[inline(always)]
+    pub fn array<const N: usize>(&self, index: usize) -> Option<&[T; N]> {
+        if index > self.len || self.len - index < N {
+            return None;
+        }
+        // SAFETY: as in `get`; all N lie below `len`.
+        Some(unsafe { self.first.add(index * size_of::<T>()).cast::<[T; N]>().as_ref() })
+    }
+}
+
 /// One thing in the buffer whose place was checked when the view was made.
 pub struct View<T>(NonNull<T>);
 
@@ -158,7 +170,8 @@ impl Region {
     pub fn spaced<T: Cell>(&self, at: usize, len: usize, log2: u32) -> Option<Spaced<T>> {
         let bytes = len.checked_mul(1usize.checked_shl(log2)?)?;
         let fits = at <= self.len && bytes <= self.len - at && size_of::<T>() <= 1 << log2;
-        let is_aligned = (self.address() + at) % align_of::<T>() == 0 && align_of::<T>() <= 1 << log2;
+        let is_aligned =
+            (self.address() + at) % align_of::<T>() == 0 && align_of::<T>() <= 1 << log2;
         if !fits || !is_aligned {
             return None;
         }

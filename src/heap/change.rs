@@ -149,11 +149,12 @@ impl Change {
 
     /// Writes the new row over the old one. Doing it again changes nothing.
     pub fn apply(&self, region: &Region, map: &Map) {
-        let (starts, _) = self.starts();
+        let (starts, end) = self.starts();
         if !self.sweeps {
+            // A new block starts at `at`, unless there is none. Whatever starts elsewhere is written
+            // afterwards.
             for start in self.old {
-                let stays = |index: usize| self.new[index].size > 0 && starts[index] == start;
-                if start != NOWHERE && !(stays(0) || stays(1) || stays(2)) {
+                if start != NOWHERE && (start != self.at || end == self.at) {
                     map.erase(start);
                 }
             }
@@ -229,7 +230,8 @@ impl Change {
         let [a, b, c] = self.new.map(|block| u64::from(block.size));
         let end = u64::from(self.at) + a * u64::from(self.repeats()) + b + c;
         let row_fits = end <= u64::from(self.top) && self.at <= self.top && self.top <= known;
-        let count = |state| self.new.iter().filter(|new| new.size > 0 && new.state == state).count();
+        let count =
+            |state| self.new.iter().filter(|new| new.size > 0 && new.state == state).count();
         let is_alloc = matches!(self.kind, Kind::Alloc | Kind::Resize);
         let lives_agree = count(State::Live) == usize::from(is_alloc);
         let is_refill = self.kind == Kind::Refill;
@@ -398,8 +400,8 @@ mod tests {
         let geometry = Geometry::plan(region.address(), 4096, &Options::default()).unwrap();
         let record = Record::new(&region, &geometry).unwrap();
         assert!(!record.is_open());
-        let [live, free] = [(State::Live, 5), (State::Free, 7)]
-            .map(|(state, size)| Entry { state, size });
+        let [live, free] =
+            [(State::Live, 5), (State::Free, 7)].map(|(state, size)| Entry { state, size });
         let none = Entry { state: State::Free, size: 0 };
         let first = Change {
             old: [3, NOWHERE, NOWHERE],

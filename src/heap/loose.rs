@@ -43,19 +43,20 @@ impl Heap {
         self.words.loose().wrapping_sub(before)
     }
 
-    /// Lets the hand go on until it has found a stretch of free blocks that is `enough`. They are
-    /// the caller's to commit, by [`Heap::commit_sweep`]. O(1).
-    pub(super) fn sweep(&self, enough: u32) -> Result<Option<Free>> {
+    /// Lets the hand go on until it has found a stretch of free blocks of at least `least` granules;
+    /// more than `enough` is not looked for. They are the caller's to commit, by
+    /// [`Heap::commit_sweep`]. O(1).
+    pub(super) fn sweep(&self, least: u32, enough: u32) -> Result<Option<Free>> {
         if self.words.loose() == 0 {
             return Ok(None);
         }
-        self.go_round(enough, BUDGET)
+        self.go_round(least, enough, BUDGET)
     }
 
     /// Joins all loose blocks. O(blocks), if there are any.
     pub fn join_all(&self) -> Result<()> {
         if self.words.loose() > 0 {
-            self.go_round(u32::MAX, u32::MAX)?;
+            self.go_round(u32::MAX, u32::MAX, u32::MAX)?;
         }
         Ok(())
     }
@@ -64,14 +65,22 @@ impl Heap {
     pub fn join_some(&self) -> Result<()> {
         const SOME: u32 = 4096;
         if self.words.loose() > 0 {
-            self.go_round(u32::MAX, SOME)?;
+            self.go_round(u32::MAX, u32::MAX, SOME)?;
+        }
+        Ok(())
+    }
+
+    /// Joins the next loose blocks. O(1).
+    pub(super) fn join_few(&self) -> Result<()> {
+        if self.words.loose() > 0 {
+            self.go_round(u32::MAX, u32::MAX, BUDGET)?;
         }
         Ok(())
     }
 
     /// Moves the hand by `budget` blocks, once round at most, and joins what it passes, until there
-    /// is a stretch that is `enough`.
-    fn go_round(&self, enough: u32, budget: u32) -> Result<Option<Free>> {
+    /// is a stretch of at least `least` granules that ends, or is `enough`.
+    fn go_round(&self, least: u32, enough: u32, budget: u32) -> Result<Option<Free>> {
         let begin = self.hand();
         let (mut at, mut is_second) = (begin, false);
         // The stretch of free blocks that ends where the hand is.
@@ -96,6 +105,9 @@ impl Heap {
                 }
                 continue;
             }
+            if has_loose && at - start >= least {
+                break;
+            }
             self.join(start, at, has_loose);
             at += size;
             (start, has_loose) = (at, false);
@@ -106,6 +118,10 @@ impl Heap {
         // A free block in a bin must not stay beside another.
         let next = self.map.read(at, self.top()).filter(|next| next.state == State::Free);
         at += next.map_or(0, |next| next.size);
+        if has_loose && at - start >= least {
+            self.words.set_hand(start);
+            return Ok(Some((start, at - start)));
+        }
         self.join(start, at, has_loose);
         self.words.set_hand(at);
         Ok(None)

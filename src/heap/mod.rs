@@ -31,6 +31,10 @@ use words::Words;
 /// The watermark moves by so many granules at a time: a page of the map.
 const WATERMARK_STEP: u32 = 4096;
 
+/// Memory is short when less than so many eighths of the pool are free.
+const SHORT_EIGHTHS: u64 = 4;
+const SCARCE_EIGHTHS: u64 = 2;
+
 /// The heap of a pool, for one who holds its lock.
 #[derive(Clone, Copy)]
 pub struct Heap {
@@ -147,6 +151,16 @@ impl Heap {
         Ok(())
     }
 
+    /// Whether so little is free that blocks are cut exactly, from where they fit best.
+    pub fn is_short(&self) -> bool {
+        u64::from(self.available()) * 8 < u64::from(self.geometry.granules) * SHORT_EIGHTHS
+    }
+
+    /// Whether so little is free that nothing is kept for later.
+    pub fn is_scarce(&self) -> bool {
+        u64::from(self.available()) * 8 < u64::from(self.geometry.granules) * SCARCE_EIGHTHS
+    }
+
     /// Granules that are in no block, or in a free one.
     pub fn available(&self) -> u32 {
         self.counts().free.saturating_add(self.geometry.granules - self.top())
@@ -167,11 +181,8 @@ impl Heap {
     /// Returns its first granule. O(1), but when it fails or nearly does: O(blocks).
     pub fn alloc(&self, size: u32, alignment: usize) -> Result<u32> {
         let ask = self.ask(size, alignment);
-        if let Some(found) = self.honest(|bins| bins.find(size, ask.enough(), |b| ask.fits(b)))? {
-            return Ok(self.carve(Place::Free(found), &ask));
-        }
-        if let Some(found) = self.sweep(ask.enough())? {
-            return Ok(self.carve(Place::Loose(found), &ask));
+        if let Some(place) = self.find(&ask, ask.enough())? {
+            return Ok(self.carve(place, &ask));
         }
         if let Some(start) = self.extend(&ask) {
             return Ok(start);
@@ -180,10 +191,25 @@ impl Heap {
         match self.honest(|bins| bins.find_exactly(size, |b| ask.fits(b)))? {
             Some(found) => Ok(self.carve(Place::Free(found), &ask)),
             // What was joined may have brought `top` down.
-            None => self.extend(&ask).ok_or(Error::OutOfMemory {
-                size: self.geometry.bytes(size) as u64,
-            }),
+            None => self
+                .extend(&ask)
+                .ok_or(Error::OutOfMemory { size: self.geometry.bytes(size) as u64 }),
         }
+    }
+
+    /// Free blocks in which a block as asked for fits, and which hold `plenty` if they can: while
+    /// memory is plentiful the next loose ones, which is quicker, else where it fits best. O(1).
+    fn find(&self, ask: &Ask, plenty: u32) -> Result<Option<Place>> {
+        let binned = || {
+            let found = self.honest(|bins| bins.find(ask.size, ask.enough(), |b| ask.fits(b)))?;
+            Ok(found.map(Place::Free))
+        };
+        if self.is_short() {
+            self.join_few()?;
+        } else if let Some(found) = self.sweep(ask.enough(), plenty)? {
+            return Ok(Some(Place::Loose(found)));
+        }
+        binned()
     }
 
     /// Makes a live block free: joined to its free neighbours, or to the space above `top`. O(1).
@@ -236,12 +262,9 @@ impl Heap {
     /// no room. O(blocks).
     pub fn refill(&self, size: u32, most: u32, count_at: usize) -> Result<u32> {
         let ask = Ask::anywhere(size);
-        let (place, start, whole) = match self.honest(|b| b.find(size, size, |b| ask.fits(b)))? {
-            Some(found) => (Place::Free(found), found.0, found.1),
-            None => match self.sweep(size)? {
-                Some(found) => (Place::Loose(found), found.0, found.1),
-                None => (Place::Above, self.top(), self.geometry.granules - self.top()),
-            },
+        let (place, start, whole) = match self.find(&ask, size.saturating_mul(most))? {
+            Some(place @ (Place::Free(found) | Place::Loose(found))) => (place, found.0, found.1),
+            _ => (Place::Above, self.top(), self.geometry.granules - self.top()),
         };
         let mut count = most.min(whole / size);
         let rest = |count| whole - count * size;

@@ -28,9 +28,6 @@ use crate::sys;
 
 /// A thread that found no cache asks again after so many slow calls.
 const PATIENCE: u32 = 4096;
-/// Memory is short when less than so many eighths of the pool are free: then blocks are cut
-/// exactly.
-const SHORT_EIGHTHS: u64 = 4;
 /// A magazine begins with as many blocks as make this many granules, whose map bytes fill a cache
 /// line; with two at least. So threads seldom write to the same line of the map.
 const FIRST_GRANULES: u32 = 64;
@@ -98,8 +95,8 @@ impl Handle {
     /// Puts a live block into this thread's cache, making room if need be. False if caches are not
     /// for this.
     pub(super) fn put(&self, granule: u32, block: usize) -> Result<bool> {
-        let size = self.heap().live_size(granule)?;
-        let class = class::exact(size).filter(|&class| self.geometry.rounds_max(class) > 0);
+        let class = self.heap().map().live_class(granule);
+        let class = class.filter(|&class| self.geometry.rounds_max(class) > 0);
         let Some(class) = class else { return Ok(false) };
         let Some(local) = self.cache()? else { return Ok(false) };
         local.see(self.heap().watermark());
@@ -166,11 +163,12 @@ impl Handle {
             self.load(local, class, full);
             return Ok(true);
         }
+        let size = class::size(class);
+        // A hint, without the lock.
+        if size != granules && self.heap().is_short() {
+            return Ok(false);
+        }
         self.locked(|heap| {
-            let size = class::size(class);
-            if size != granules && self.is_short(heap) {
-                return Ok(false);
-            }
             let magazine = match local.loaded(region, geometry, class) {
                 Some(magazine) => {
                     self.widen(local, magazine, class);
@@ -196,6 +194,14 @@ impl Handle {
         let depot = self.depot();
         let previous = local.previous(region, geometry, class);
         if previous.is_some_and(|old| depot.count(old) < depot.rounds(old, class)) {
+            self.swap(local, class);
+            return Ok(true);
+        }
+        if let Some(full) = previous.filter(|_| self.heap().is_scarce()) {
+            self.locked(|heap| {
+                self.flush(heap, full, class, 0);
+                Ok(())
+            })?;
             self.swap(local, class);
             return Ok(true);
         }
@@ -322,16 +328,31 @@ impl Handle {
                 return bound;
             }
             // The hoard is used up, or there is no idle magazine.
-            if !self.spare(local, class) && !self.reclaim(heap, class) {
+            if !self.spare_or_reclaim(heap, local, class) {
                 break;
             }
         }
         None
     }
 
+    /// Makes room in the hoard at the cost of other classes; false if they have nothing to give. Then
+    /// they are not asked again for a while, since asking all takes long.
+    fn spare_or_reclaim(&self, heap: &Heap, local: &Local, class: u8) -> bool {
+        const WHILE: u8 = 8;
+        if local.refused.get() > 0 {
+            local.refused.set(local.refused.get() - 1);
+            return false;
+        }
+        let made = self.spare(local, class) || self.reclaim(heap, local, class);
+        if !made {
+            local.refused.set(WHILE);
+        }
+        made
+    }
+
     /// Gives up an empty magazine that this thread has for another class; false if it has none.
     fn spare(&self, local: &Local, class: u8) -> bool {
-        (0..class::COUNT).filter(|&other| other != class).any(|other| self.give_up(local, other))
+        others(local, class).any(|other| local.has_empty(other) && self.give_up(local, other))
     }
 
     /// Gives up what this thread has for a class and is empty; false if nothing is.
@@ -352,11 +373,6 @@ impl Handle {
             depot.unbind(magazine, class);
         }
         previous.is_some() || loaded.is_some()
-    }
-
-    /// Whether so little is free that blocks are cut exactly.
-    pub(super) fn is_short(&self, heap: &Heap) -> bool {
-        u64::from(heap.available()) * 8 < u64::from(self.geometry.granules) * SHORT_EIGHTHS
     }
 
     /// Whether this thread may have so many granules of the hoard more.
@@ -383,12 +399,14 @@ impl Handle {
         Some(magazine)
     }
 
-    /// Gives a magazine of the depot back to the heap, the next of another class that has one.
-    fn reclaim(&self, heap: &Heap, class: u8) -> bool {
+    /// Gives a magazine of the depot back to the heap, of another class; false if it has none.
+    fn reclaim(&self, heap: &Heap, local: &Local, class: u8) -> bool {
         let depot = self.depot();
-        for step in 1..u32::from(class::COUNT) {
-            let other = ((u32::from(class) + step) % u32::from(class::COUNT)) as u8;
+        for other in others(local, class) {
             for stack in [Stack::Empty, Stack::Full] {
+                if !depot.has(other, stack) {
+                    continue;
+                }
                 if let Some(magazine) = depot.take(other, stack, Owner::Holder) {
                     self.dissolve(heap, magazine, other);
                     return true;
@@ -476,4 +494,13 @@ impl Handle {
             (blocks + count, granules + count * u64::from(class::size(class)))
         })
     }
+}
+
+/// All classes but this one, each time beginning with another, so that none is asked more often than
+/// the others for what it can do without.
+fn others(local: &Local, class: u8) -> impl Iterator<Item = u8> {
+    const STEP: u8 = 5;
+    let first = (local.turn.get() + STEP) % class::COUNT;
+    local.turn.set(first);
+    (first..class::COUNT).chain(0..first).filter(move |&other| other != class)
 }

@@ -8,13 +8,13 @@ use crate::check;
 use crate::class;
 use crate::error::{Error, Result};
 use crate::heap::Heap;
-use crate::layout::{self, Geometry, Header};
+use crate::layout::{self, Geometry, Header, Header64};
 use crate::layout::{FAILED_OFFSET, HEADER_BYTES, LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET};
 use crate::layout::{FORMATTING, MAGIC, RECOVERIES_OFFSET, REJECTED_OFFSET};
 use crate::local;
 use crate::lock::{Held, Lock};
 use crate::options::Options;
-use crate::region::Region;
+use crate::region::{Region, View};
 use crate::stats::{Block, Stats};
 use crate::sys;
 use core::ops::Deref;
@@ -28,6 +28,7 @@ pub struct Handle {
     region: Region,
     geometry: Geometry,
     heap: Heap,
+    header: View<Header64>,
     id: u64,
     lock: Lock,
     /// When a close look at the dead is due again.
@@ -164,10 +165,11 @@ impl Pool {
         let lock = Lock::new(region, word(LOCK_OFFSET), word(NAMESPACE_OFFSET), word(TURN_OFFSET));
         let outside = Error::Corrupted { what: "the pool does not lie in the buffer", at: 0 };
         let heap = Heap::new(&region, &geometry).ok_or(outside)?;
+        let header = region.view(geometry.header).ok_or(outside)?;
         // A Vec, unlike a Box, can say that there is no memory.
         let mut room = Vec::new();
         room.try_reserve_exact(1).map_err(|_| Error::NoHandle)?;
-        room.push(Handle { region, geometry, heap, id, lock, rested: AtomicU64::new(0) });
+        room.push(Handle { region, geometry, heap, header, id, lock, rested: AtomicU64::new(0) });
         let handle = Box::into_raw(room.into_boxed_slice()).cast::<Handle>();
         // SAFETY: a boxed slice of one has the layout of a boxed one.
         Ok(Pool(unsafe { Box::from_raw(handle) }))
@@ -489,7 +491,7 @@ impl Handle {
             return Ok(true);
         }
         // A hint, without the lock.
-        if self.is_short(heap) {
+        if heap.is_short() {
             return self.locked(|heap| heap.resize(granule, wanted));
         }
         // What grew may grow again: then there is room already.
@@ -557,7 +559,7 @@ impl Handle {
     /// depot can give back, if need be.
     fn alloc(&self, heap: &Heap, granules: u32, alignment: usize) -> Result<u32> {
         let rounded = self.rounded(granules);
-        if rounded > granules && alignment <= self.geometry.align() && !self.is_short(heap) {
+        if rounded > granules && alignment <= self.geometry.align() && !heap.is_short() {
             if let Ok(granule) = heap.alloc(rounded, alignment) {
                 return Ok(granule);
             }
@@ -595,7 +597,7 @@ impl Handle {
 
     /// Whether the buffer still holds the pool that this handle was made for.
     fn is_here(&self) -> Result<()> {
-        if layout::names(&self.region, self.geometry.header, self.id) {
+        if layout::names(&self.header, self.id) {
             return Ok(());
         }
         Err(Error::NotAPool(

@@ -26,7 +26,7 @@ pub struct Me {
     pub tid: u32,
     /// Another value in each process: a forked child sees that it is one.
     pub generation: u64,
-    robust: *mut RobustList,
+    local: *const Local,
 }
 
 struct Local {
@@ -58,7 +58,7 @@ pub fn me() -> Me {
             local.holding.set(0);
             local.generation.set(generation);
         }
-        Me { tid: local.tid.get(), generation, robust: local.robust.get() }
+        Me { tid: local.tid.get(), generation, local }
     })
 }
 
@@ -66,13 +66,18 @@ impl Me {
     /// Says that this thread is about to hold the lock at `word`. None if it does already: the
     /// call comes from a signal handler that interrupted another call.
     pub fn hold(&self, word: &AtomicU32) -> Option<Holding> {
-        LOCAL.with(|local| {
-            if local.holding.get() == word.as_ptr() as usize {
-                return None;
-            }
-            let outer = local.holding.replace(word.as_ptr() as usize);
-            Some(Holding { outer })
-        })
+        let local = self.local();
+        if local.holding.get() == word.as_ptr() as usize {
+            return None;
+        }
+        let outer = local.holding.replace(word.as_ptr() as usize);
+        Some(Holding { me: *self, outer })
+    }
+
+    fn local(&self) -> &Local {
+        // SAFETY: this thread's, without a destructor: there as long as the thread runs, which a
+        // `Me` never leaves, since a pointer is not Send.
+        unsafe { &*self.local }
     }
 
     /// Tells the kernel which word to look at should this thread die: if the word then names the
@@ -80,7 +85,7 @@ impl Me {
     /// woken. Nothing of this is stored in the buffer. Without a robust list (a C library that
     /// registers none) this does nothing, and the dead are found by [`exists`].
     pub fn announce(&self, word: &AtomicU32) -> Announcement {
-        let robust = self.robust;
+        let robust = self.local().robust.get();
         if robust.is_null() {
             return Announcement { robust, outer: 0 };
         }
@@ -100,12 +105,13 @@ impl Me {
 
 /// While it lives, the thread counts as holding a word.
 pub struct Holding {
+    me: Me,
     outer: usize,
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        LOCAL.with(|local| local.holding.set(self.outer));
+        self.me.local().holding.set(self.outer);
     }
 }
 
