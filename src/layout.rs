@@ -296,15 +296,15 @@ impl Geometry {
     /// How many blocks of a class a magazine takes at most: fewer of larger ones; 0 if the class
     /// is too large to be cached.
     pub fn rounds_max(&self, class: u8) -> u32 {
-        if self.caches == 0 {
+        if !self.is_cached(class) {
             return 0;
         }
-        let rounds = self.hoard_max() / MAGAZINE_SHARE / class::size(class);
-        if rounds < 2 {
-            0
-        } else {
-            rounds.min(MAGAZINE_ITEMS)
-        }
+        (self.hoard_max() / MAGAZINE_SHARE / class::size(class)).min(MAGAZINE_ITEMS)
+    }
+
+    /// Whether blocks of a class are cached: two at least fit into a magazine.
+    pub fn is_cached(&self, class: u8) -> bool {
+        self.caches > 0 && 2 * class::size(class) <= self.hoard_max() / MAGAZINE_SHARE
     }
 
     /// Offset of a magazine.

@@ -314,6 +314,11 @@ impl Heap {
         Ok(true)
     }
 
+    /// Whether there seems to be room from a granule on, where a block ends. O(1).
+    pub fn is_room_behind(&self, granule: u32) -> bool {
+        granule == self.top() || self.free_at(granule).is_some()
+    }
+
     /// Makes all blocks free at once. O(map).
     pub fn free_all(&self) -> Result<()> {
         let change = Change::new(Kind::FreeAll, 0, 0);

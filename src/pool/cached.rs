@@ -59,7 +59,7 @@ impl Handle {
         if granules == 0 || granules > class::LARGEST {
             return None;
         }
-        Some(class::at_least(granules)).filter(|&class| self.geometry.rounds_max(class) > 0)
+        Some(class::at_least(granules)).filter(|&class| self.geometry.is_cached(class))
     }
 
     /// A block of at least `size` bytes, `granules` granules, from this thread's cache, which is
@@ -96,7 +96,7 @@ impl Handle {
     /// for this.
     pub(super) fn put(&self, granule: u32, block: usize) -> Result<bool> {
         let class = self.heap().map().live_class(granule);
-        let class = class.filter(|&class| self.geometry.rounds_max(class) > 0);
+        let class = class.filter(|&class| self.geometry.is_cached(class));
         let Some(class) = class else { return Ok(false) };
         let Some(local) = self.cache()? else { return Ok(false) };
         local.see(self.heap().watermark());

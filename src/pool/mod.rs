@@ -490,7 +490,10 @@ impl Handle {
         if old == wanted {
             return Ok(true);
         }
-        // A hint, without the lock.
+        // Hints, without the lock.
+        if wanted > old && !heap.is_room_behind(granule + old) {
+            return Ok(false);
+        }
         if heap.is_short() {
             return self.locked(|heap| heap.resize(granule, wanted));
         }
