@@ -135,10 +135,11 @@
 /// No such name.
 #define MEMPOOL_ERR_NOT_FOUND -10
 
-/// The name or slot is taken.
+/// The name is taken, or the slot not 0.
 #define MEMPOOL_ERR_EXISTS -11
 
-/// In use: this thread is inside a call on this pool already (a signal handler called).
+/// In use: this thread is inside a call on this pool already (a signal handler called), or somebody
+/// else works on the same thing.
 #define MEMPOOL_ERR_BUSY -12
 
 /// mempool_options.flags: free neighbours are not merged, and top is never lowered.
@@ -433,6 +434,51 @@ void *mempool_realloc_array(mempool_t *pool, void *block, size_t count, size_t s
 /// - Threads: any, at any time.
 /// - Cost: O(1), but for the first use of memory.
 mempool_status_t mempool_expand(mempool_t *pool, void *block, size_t size);
+
+/// Allocates a block of at least `size` bytes and stores its offset in a slot, as one event: whoever
+/// dies at whatever instruction, the slot holds the block, or there is no such block.
+///
+/// A slot is a uint64_t inside a live block: of a root structure, or of another block that a slot
+/// names. Structures whose blocks all come and go through slots leak nothing at a death.
+/// When a process has died, whoever takes over the structure calls mempool_recover once before it
+/// looks at the slots: it finishes what the dead had begun. examples/queue.c shows the pattern.
+///
+/// The block's content is not defined: use mempool_calloc_to if it has slots itself, or let nobody
+/// else look at the slot until the block is filled.
+///
+/// - `slot`: aligned to 8 bytes, anywhere in a live block of this pool; it holds 0. Until the call
+///   returns nobody may change it but by these three functions.
+/// - Errors: EXISTS (the slot is not 0), OUT_OF_MEMORY, FOREIGN_POINTER (the slot lies outside the
+///   pool's blocks; NULL too), NOT_ALLOCATED (it is misaligned, or in no live block),
+///   INVALID_ARGUMENT (size is 0, or pool is NULL). On failure the slot is as it was.
+/// - Threads: any, at any time; one slot is for one caller at a time, others are refused.
+/// - Cost: that of mempool_malloc under the pool's lock, and a step for every 8 granules between the
+///   slot and the start of its block: put slots near the start of large blocks.
+mempool_status_t mempool_malloc_to(mempool_t *pool, size_t size, uint64_t *slot);
+
+/// mempool_malloc_to of an array of `count` elements of `size` bytes, all of which are zero before
+/// the slot names them: slots in the new block are empty, whoever dies.
+///
+/// - Errors: those of mempool_malloc_to; OUT_OF_MEMORY also if count * size overflows.
+/// - Threads: as mempool_malloc_to.
+/// - Cost: that of mempool_malloc_to, and of clearing the block.
+mempool_status_t mempool_calloc_to(mempool_t *pool, size_t count, size_t size, uint64_t *slot);
+
+/// Frees the block whose offset a slot holds and sets the slot to 0, as one event: whoever dies at
+/// whatever instruction, the slot holds the live block, or 0 and the block is free. As with
+/// mempool_malloc_to, a death inside the call is finished by mempool_recover, or by the next call
+/// that takes the pool's lock.
+///
+/// - `slot`: as for mempool_malloc_to. It holds a block's offset, or 0: then nothing is done, which
+///   is OK. It must not lie in the block that it names.
+/// - Errors: those of mempool_free for what the slot holds, which are counted in `rejected_frees`:
+///   FOREIGN_POINTER, NOT_ALLOCATED; the same for a slot outside the pool's blocks (NULL too),
+///   misaligned or in no live block; INVALID_ARGUMENT (the slot lies in the block that it names, or
+///   pool is NULL); BUSY (somebody else changes the slot). On failure nothing is changed.
+/// - Threads: any, at any time; of several at once for one slot, one frees and the others find 0.
+/// - Cost: O(1) under the pool's lock, and the way to the start of the slot's block, as for
+///   mempool_malloc_to.
+mempool_status_t mempool_free_from(mempool_t *pool, uint64_t *slot);
 
 /// Frees all blocks at once. The pool's id and its counters since init stay.
 ///

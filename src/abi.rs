@@ -39,9 +39,10 @@ pub const MEMPOOL_ERR_NOT_ALLOCATED: i32 = -8;
 pub const MEMPOOL_ERR_CORRUPTED: i32 = -9;
 /// No such name.
 pub const MEMPOOL_ERR_NOT_FOUND: i32 = -10;
-/// The name or slot is taken.
+/// The name is taken, or the slot not 0.
 pub const MEMPOOL_ERR_EXISTS: i32 = -11;
-/// In use: this thread is inside a call on this pool already (a signal handler called).
+/// In use: this thread is inside a call on this pool already (a signal handler called), or somebody
+/// else works on the same thing.
 pub const MEMPOOL_ERR_BUSY: i32 = -12;
 
 /// mempool_options.flags: free neighbours are not merged, and top is never lowered.

@@ -120,6 +120,9 @@ const MAGAZINE_SHARE: u32 = 8;
 /// Two words of 64 bits for each class: full magazines, empty ones.
 const DEPOT_BYTES: usize = class::COUNT as usize * 16;
 
+/// A word of the caller's in which a block's offset is delivered.
+pub const SLOT_BYTES: usize = 8;
+
 /// A pool as long as this has no larger number of granules than a link can name.
 const GRANULES_MAX: u64 = u32::MAX as u64 - 1;
 /// Blocks are aligned by address up to a page, beyond that by offset.
@@ -312,6 +315,12 @@ impl Geometry {
     pub fn is_count(&self, at: usize) -> bool {
         let inside = at.wrapping_sub(self.magazine + COUNT_AT);
         inside / MAGAZINE_BYTES < self.magazines as usize && inside % MAGAZINE_BYTES == 0
+    }
+
+    /// Whether a word of a block can lie at this offset.
+    pub fn is_slot(&self, at: usize) -> bool {
+        let last = self.offset(self.granules) - SLOT_BYTES;
+        (self.first..=last).contains(&at) && (self.residue + at) % SLOT_BYTES == 0
     }
 
     /// Bytes of the bins: a bitmap, then a word for each.

@@ -39,6 +39,7 @@
 //! | `heap::words` | `top`, the watermark, counts | truth, truth, hints |
 //! | `heap::bins` | free blocks by size | hints |
 //! | `heap::change` | the record of the change under way | truth |
+//! | `heap::slot` | words of the callers' that name a block, changed with it as one event | |
 //! | `heap` | malloc, free, resize: split, coalesce, recover | |
 //! | `depot` | magazines of cached blocks: whose each is; stacks of them for each class | truth, hints |
 //! | `cache` | which thread has which cache | truth |
@@ -85,6 +86,7 @@
 //! - **bin**: a list of free blocks of about one size.
 //! - **change, record**: how the map goes from one state to the next; where it is written down
 //!   first, so that the next owner of the lock can finish what a dead one began.
+//! - **slot**: a word in a block of the caller's that holds another block's offset, or 0.
 //! - **robust lock**: one that the kernel opens when its owner dies.
 //! - **size class**: one of 88 sizes; what caches hold is of one of them.
 //! - **magazine**: up to 60 cached blocks of one class, with one owner. **Depot**: the magazines that

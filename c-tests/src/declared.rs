@@ -56,6 +56,15 @@ extern "C" {
         block: *mut c_void,
         size: usize,
     ) -> mempool_status_t;
+    pub fn mempool_malloc_to(pool: *mut mempool_t, size: usize, slot: *mut u64)
+        -> mempool_status_t;
+    pub fn mempool_calloc_to(
+        pool: *mut mempool_t,
+        count: usize,
+        size: usize,
+        slot: *mut u64,
+    ) -> mempool_status_t;
+    pub fn mempool_free_from(pool: *mut mempool_t, slot: *mut u64) -> mempool_status_t;
     pub fn mempool_free_all(pool: *mut mempool_t) -> mempool_status_t;
     pub fn mempool_usable_size(pool: *const mempool_t, block: *const c_void) -> usize;
     pub fn mempool_good_size(pool: *const mempool_t, size: usize) -> usize;

@@ -13,11 +13,12 @@
 //! stores the same bytes each time.
 //!
 //! ```text
-//! seal | . | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine | slot 1: the same
+//! seal | . | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine or word | slot 1: the same
 //! ```
 //!
 //! A change may take a magazine with it: what it holds after the change. So a block that goes from
-//! a magazine to the heap, or back, is never in both, and never in neither.
+//! a magazine to the heap, or back, is never in both, and never in neither. In place of a magazine
+//! a change may have a word of the caller's, see [`super::slot`].
 //!
 //! The seal is 0 when no change is under way, else a sum over the slot whose number is its lowest
 //! bit. The next change is written to the other slot: one store of the seal ends the one and
@@ -53,6 +54,17 @@ pub enum Kind {
     /// Free space becomes a row of equal cached blocks, which an empty magazine takes: done, for
     /// who owns the magazine.
     Refill = 5,
+    /// A live block that nobody has becomes a slot's: done, since the slot is how it is delivered.
+    Deliver = 6,
+    /// A live block becomes nobody's, and its slot empty: done, and the block freed.
+    Recall = 7,
+}
+
+impl Kind {
+    /// Whether it changes a slot, and no map.
+    pub fn is_of_slot(self) -> bool {
+        matches!(self, Kind::Deliver | Kind::Recall)
+    }
 }
 
 /// A magazine that a change takes blocks from, or fills.
@@ -98,13 +110,15 @@ pub struct Change {
     pub top: u32,
     /// What a magazine holds then; of a refill, how often the first of the row stands there.
     pub taker: Taker,
+    /// Offset of the slot of a [`Kind::Deliver`] or a [`Kind::Recall`] of the block at `at`.
+    pub slot: usize,
 }
 
 impl Change {
     /// A change that makes nothing of nothing.
     pub fn new(kind: Kind, at: u32, top: u32) -> Change {
         let none = Entry { state: State::Free, size: 0 };
-        Change { kind, at, old: [NOWHERE; 3], new: [none; 3], top, taker: Taker::NONE }
+        Change { kind, at, old: [NOWHERE; 3], new: [none; 3], top, taker: Taker::NONE, slot: 0 }
     }
 
     /// Adds an old block's start.
@@ -189,6 +203,7 @@ impl Change {
         let kind_agrees = match self.kind {
             Kind::Alloc | Kind::Resize => lives == 1,
             Kind::Free | Kind::FreeAll | Kind::Refill => lives == 0,
+            Kind::Deliver | Kind::Recall => sizes == 0 && geometry.is_slot(self.slot),
         };
         let caches = self.row().filter(|(_, block)| block.state == State::Cached).count();
         let cached_agrees = caches == if is_refill { taker.count as usize } else { 0 };
@@ -209,12 +224,12 @@ impl Change {
             pair(z, self.top),
             pair(a.size, b.size),
             pair(c.size, counts),
-            count_at as u64,
+            (if self.kind.is_of_slot() { self.slot } else { count_at }) as u64,
         ]
     }
 
     fn decode(words: [u64; SLOT_WORDS]) -> Option<Change> {
-        let [what_at, xy, z_top, ab, c_counts, count_at] = words;
+        let [what_at, xy, z_top, ab, c_counts, with] = words;
         let (low, high) = (|pair: u64| pair as u32, |pair: u64| (pair >> 32) as u32);
         let what = low(what_at);
         let kind = match what & 0xff {
@@ -223,8 +238,12 @@ impl Change {
             3 => Kind::Resize,
             4 => Kind::FreeAll,
             5 => Kind::Refill,
+            6 => Kind::Deliver,
+            7 => Kind::Recall,
             _ => return None,
         };
+        let with = usize::try_from(with).ok()?;
+        let (count_at, slot) = if kind.is_of_slot() { (0, with) } else { (with, 0) };
         let block = |shift: u32, size| match what >> shift & 0xff {
             0 => Some(Entry { state: State::Free, size }),
             1 => Some(Entry { state: State::Live, size }),
@@ -238,11 +257,12 @@ impl Change {
             new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_counts))?],
             top: high(z_top),
             taker: Taker {
-                count_at: usize::try_from(count_at).ok()?,
+                count_at,
                 count: high(c_counts) & 0xff,
                 run: high(c_counts) >> 8 & 0xff,
                 size: high(c_counts) >> 16,
             },
+            slot,
         })
     }
 }

@@ -8,6 +8,7 @@
 
 mod bins;
 mod change;
+mod slot;
 mod words;
 
 pub use bins::Free;
@@ -340,6 +341,8 @@ impl<'a> Heap<'a> {
         let rebuilt = self.rebuild();
         let undone = match (change.kind, change.live()) {
             (Kind::Alloc, Some(live)) => self.free(live),
+            // Its owner was rid of it. Should another have freed it since, it is free.
+            (Kind::Recall, _) => self.free(change.at).or(Ok(())),
             _ => Ok(()),
         };
         if change.kind == Kind::FreeAll {
@@ -499,7 +502,7 @@ impl<'a> Heap<'a> {
             Kind::Alloc => counts.live_count.wrapping_add(1),
             Kind::Refill => counts.live_count.wrapping_add(change.taker.count),
             Kind::Free => counts.live_count.wrapping_sub(change.taker.run),
-            Kind::Resize | Kind::FreeAll => counts.live_count,
+            _ => counts.live_count,
         };
         self.words.set_counts(counts);
         if !honest {
@@ -515,6 +518,9 @@ impl<'a> Heap<'a> {
         }
         change.apply(self.region, &self.map);
         self.words.set_top(change.top);
+        if change.kind.is_of_slot() {
+            self.settle_slot(change);
+        }
     }
 
     /// Makes the map known up to here. Each byte once, a page at a time, and the watermark after

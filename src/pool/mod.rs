@@ -3,6 +3,7 @@
 
 mod cached;
 mod recover;
+mod slot;
 
 use crate::check;
 use crate::class;
