@@ -66,6 +66,8 @@ pub enum Error {
     Reentered,
     /// The slot is taken.
     Exists { at: u64 },
+    /// There is no such thing; the text says what.
+    NotFound(&'static str),
     /// In use; the text says what, and by whom.
     Busy(&'static str),
 }
@@ -85,6 +87,7 @@ impl Error {
             Error::Corrupted { .. } => CORRUPTED,
             Error::Reentered | Error::Busy(_) => BUSY,
             Error::Exists { .. } => EXISTS,
+            Error::NotFound(_) => NOT_FOUND,
         }
     }
 }
@@ -119,6 +122,7 @@ impl fmt::Display for Error {
             Error::Exists { at } => {
                 write!(f, "the slot at offset {at} is not 0: mempool_free_from what it holds first")
             }
+            Error::NotFound(what) => write!(f, "not found: {what}"),
             Error::Busy(what) => write!(f, "in use: {what}"),
             Error::Reentered => f.write_str(
                 "this thread is already inside a call on this pool: do not call from a signal handler",

@@ -41,6 +41,7 @@
 //! | `heap::change` | the record of the change under way | truth |
 //! | `heap::slot` | words of the callers' that name a block, changed with it as one event | |
 //! | `heap` | malloc, free, resize: split, coalesce, recover | |
+//! | `owners` | whose each live block is, in pools that know it | truth |
 //! | `depot` | magazines of cached blocks: whose each is; stacks of them for each class | truth, hints |
 //! | `cache` | which thread has which cache | truth |
 //! | `local` | what a thread knows of its cache; the fast path of malloc and free | `unsafe` |
@@ -91,6 +92,7 @@
 //! - **size class**: one of 88 sizes; what caches hold is of one of them.
 //! - **magazine**: up to 60 cached blocks of one class, with one owner. **Depot**: the magazines that
 //!   no thread has. **Thread cache**: those that one has; its **token** is how they name it.
+//! - **owner, tag**: the process that a block belongs to; the byte by which the block says so.
 //! - **hoard**: what all magazines may hold together, at most an eighth of the pool.
 
 pub mod abi;
@@ -108,6 +110,7 @@ mod local;
 mod lock;
 mod map;
 pub mod options;
+mod owners;
 pub mod pool;
 mod region;
 pub mod stats;
@@ -118,4 +121,4 @@ pub use counts::{counts, Counts};
 pub use error::{Error, Result};
 pub use options::Options;
 pub use pool::Pool;
-pub use stats::{Block, State, Stats};
+pub use stats::{Block, Owner, Reaped, State, Stats};

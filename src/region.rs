@@ -99,6 +99,11 @@ impl Region {
         }
     }
 
+    /// The atomic byte itself.
+    pub fn word8(&self, at: usize) -> Option<&AtomicU8> {
+        self.cell(at)
+    }
+
     /// The atomic word itself, for a lock.
     pub fn word32(&self, at: usize) -> Option<&AtomicU32> {
         self.cell(at)

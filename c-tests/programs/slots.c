@@ -1,9 +1,7 @@
 /* mempool_malloc_to, mempool_calloc_to and mempool_free_from, killed: at every instruction that changed the pool, and at
  * random in several processes at once. After each death every live block is named by exactly one slot, and every slot
  * names a live block or none. */
-#include "test.h"
-
-#include <sys/ptrace.h>
+#include "stepped.h"
 
 /* ---- one call, killed after each of its stores ---- */
 
@@ -13,7 +11,6 @@ struct root {
 };
 
 static unsigned char *buffer;
-static size_t buffer_len;
 static mempool_t *pool;
 static struct root *root;
 
@@ -26,7 +23,6 @@ static void begin(size_t len, uint32_t flags)
 {
     mempool_options_t options = MEMPOOL_OPTIONS_INIT;
     options.flags = flags;
-    buffer_len = len;
     pool = new_pool(buffer, len, &options);
     root = mempool_calloc(pool, 1, sizeof *root);
     CHECK(root != NULL);
@@ -62,24 +58,30 @@ static void begin_between_holes(size_t len, uint32_t flags)
     OK(mempool_free_from(pool, slot(2)));
 }
 
-static mempool_status_t make_small(void)
+/* What a process does at its first call. */
+static void look_around(void)
 {
-    return mempool_malloc_to(pool, 60, slot(0));
+    OK(mempool_check(pool));
 }
 
-static mempool_status_t make_zeroed(void)
+static void make_small(void)
 {
-    return mempool_calloc_to(pool, 3, 20, slot(0));
+    OK(mempool_malloc_to(pool, 60, slot(0)));
 }
 
-static mempool_status_t drop(void)
+static void make_zeroed(void)
 {
-    return mempool_free_from(pool, slot(0));
+    OK(mempool_calloc_to(pool, 3, 20, slot(0)));
+}
+
+static void drop(void)
+{
+    OK(mempool_free_from(pool, slot(0)));
 }
 
 static const struct scene {
     void (*begin)(size_t len, uint32_t flags);
-    mempool_status_t (*call)(void);
+    void (*call)(void);
     size_t len;
     uint32_t flags;
 } scenes[] = {
@@ -90,44 +92,6 @@ static const struct scene {
     {begin_between_holes, drop, 4 * KIB, 0},
     {begin_between_holes, drop, 256 * KIB, 0},
 };
-
-static unsigned char *copy; /* of the buffer, as the tracer saw it last */
-static atomic_bool *is_done;
-
-/* Runs a call in a child, one instruction at a time, and kills it when it has changed the pool so many times. Returns
- * false if it was done before. */
-static bool run_until(mempool_status_t (*call)(void), unsigned changes)
-{
-    atomic_store(is_done, false);
-    pid_t child = fork_process();
-    if (child == 0) {
-        OK(mempool_check(pool)); /* what a process does at its first call is not what is looked at */
-        CHECK(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0);
-        raise(SIGSTOP);
-        OK(call());
-        atomic_store(is_done, true);
-        for (;;) {
-            raise(SIGSTOP);
-        }
-    }
-    int status = wait_status(child);
-    CHECK(WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
-    memcpy(copy, buffer, buffer_len);
-    unsigned seen = 0;
-    while (seen < changes && !atomic_load(is_done)) {
-        CHECK(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0);
-        status = wait_status(child);
-        CHECK(WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP);
-        if (memcmp(copy, buffer, buffer_len) != 0) {
-            memcpy(copy, buffer, buffer_len);
-            seen++;
-        }
-    }
-    bool was_done = atomic_load(is_done);
-    CHECK(kill(child, SIGKILL) == 0);
-    wait_killed(child);
-    return !was_done;
-}
 
 /* Whoever recovers may die as well: anywhere, or afterwards. */
 static void recover_and_die(uint64_t *random)
@@ -175,7 +139,7 @@ static bool is_event_over(const struct scene *scene, unsigned changes, uint64_t 
     memset(buffer, 0x5A, scene->len);
     scene->begin(scene->len, scene->flags);
     uint64_t before = *slot(0);
-    *goes_on = run_until(scene->call, changes);
+    *goes_on = step_until(buffer, scene->len, look_around, scene->call, changes, NULL);
 
     uint64_t at_death = *slot(0);
     if (at_death != before && !*is_moved) {
@@ -378,8 +342,6 @@ static void test_random(size_t len)
 int main(void)
 {
     buffer = map_shared(512 * KIB);
-    copy = map_shared(512 * KIB);
-    is_done = map_shared(sizeof *is_done);
     work = map_shared(sizeof *work);
     printf("%u deaths, one after each change of the pool\n", test_stepped());
     test_random(64 * KIB);
