@@ -132,13 +132,14 @@
 /// The pool's own bytes are damaged; the message says where and what.
 #define MEMPOOL_ERR_CORRUPTED -9
 
-/// No such name.
+/// No such name, or nobody owns the block.
 #define MEMPOOL_ERR_NOT_FOUND -10
 
-/// The name or slot is taken.
+/// The name is taken, or the slot not 0.
 #define MEMPOOL_ERR_EXISTS -11
 
-/// In use: this thread is inside a call on this pool already (a signal handler called).
+/// In use: this thread is inside a call on this pool already (a signal handler called), somebody
+/// else works on the same thing, or the process lives whose blocks were to be reaped.
 #define MEMPOOL_ERR_BUSY -12
 
 /// mempool_options.flags: free neighbours are not merged, and top is never lowered.
@@ -159,6 +160,11 @@
 
 /// mempool_options.flags: reserved for overwriting freed blocks; this version refuses it.
 #define MEMPOOL_FILL_FREED 32
+
+/// mempool_options.flags: every live block carries the process that made it, for mempool_reap. It
+/// costs a byte for each granule, 24 bytes for each process that there may be (a 64th of the pool, 8
+/// to 254 of them), and a few instructions in each mempool_malloc.
+#define MEMPOOL_OWNER_TAGS 64
 
 /// mempool_block.state: in the heap, for anyone.
 #define MEMPOOL_BLOCK_FREE 0
@@ -196,7 +202,7 @@ struct mempool_options {
   size_t align;
   /// The least remainder in bytes worth a block of its own; 0 = 16; else more than 8.
   size_t min_split;
-  /// MEMPOOL_NO_COMPACT .. MEMPOOL_FILL_FREED; unknown bits are refused.
+  /// MEMPOOL_NO_COMPACT .. MEMPOOL_OWNER_TAGS; unknown bits are refused.
   uint32_t flags;
   /// Thread caches at most; 0 = chosen from the pool's size.
   uint32_t max_threads;
@@ -271,6 +277,42 @@ typedef struct mempool_block mempool_block_t;
 /// Looks at one block, which lies in memory only during the call; false ends the walk.
 /// `context` is what the caller of the walk passed. It must not throw.
 typedef bool (*mempool_visit_t)(const mempool_block_t *block, void *context);
+
+/// A process that blocks belong to.
+struct mempool_owner {
+  /// When it started, in clock ticks since boot (field 22 of /proc/PID/stat): tells it from others
+  /// that have its number before or after. 0 if it could not be known.
+  uint64_t start;
+  /// What it has set by mempool_label; 0 unless it has.
+  uint64_t label;
+  /// Its number.
+  int32_t pid;
+  /// 0.
+  uint32_t reserved;
+};
+
+typedef struct mempool_owner mempool_owner_t;
+
+/// Looks at one block that a dead process left: true frees it, false keeps it. Both structures lie
+/// in memory only during the call; `context` is what the caller of mempool_reap passed. It must not
+/// throw.
+typedef bool (*mempool_reap_visit_t)(const mempool_block_t *block, const mempool_owner_t *owner, void *context);
+
+/// What mempool_reap has done.
+struct mempool_reaped {
+  /// Count of the dead processes of whom no block is left.
+  uint64_t owners;
+  /// Count of the blocks freed.
+  uint64_t freed_count;
+  /// Their bytes, with rounding.
+  uint64_t freed_size;
+  /// Count of the blocks kept: visit wanted it, or they had become somebody's meanwhile.
+  uint64_t kept_count;
+  /// Their bytes, with rounding.
+  uint64_t kept_size;
+};
+
+typedef struct mempool_reaped mempool_reaped_t;
 
 #ifdef __cplusplus
 extern "C" {
@@ -369,7 +411,9 @@ mempool_status_t mempool_free_sized(mempool_t *pool, void *block, size_t size);
 /// free, sizes above 32 granules are rounded up by at most an eighth, so that thread caches can serve
 /// them: see mempool_good_size.
 ///
-/// - Returns NULL with errno EINVAL: size is 0, or pool is NULL; ENOMEM: no free run fits.
+/// - Returns NULL with errno EINVAL: size is 0, or pool is NULL; ENOMEM: no free run fits; EBUSY: the
+///   pool has MEMPOOL_OWNER_TAGS, and no room for another process that owns blocks (see
+///   mempool_reap). So do all that allocate.
 /// - Threads: any, at any time. A size that the thread's cache has takes no lock.
 /// - Cost: O(1), or O(a magazine of 60 blocks) when a cache is filled; not so a call that fails, or
 ///   nearly does, which gives caches back and looks at every free block that might fit, and the
@@ -433,6 +477,51 @@ void *mempool_realloc_array(mempool_t *pool, void *block, size_t count, size_t s
 /// - Threads: any, at any time.
 /// - Cost: O(1), but for the first use of memory.
 mempool_status_t mempool_expand(mempool_t *pool, void *block, size_t size);
+
+/// Allocates a block of at least `size` bytes and stores its offset in a slot, as one event: whoever
+/// dies at whatever instruction, the slot holds the block, or there is no such block.
+///
+/// A slot is a uint64_t inside a live block: of a root structure, or of another block that a slot
+/// names. Structures whose blocks all come and go through slots leak nothing at a death.
+/// When a process has died, whoever takes over the structure calls mempool_recover once before it
+/// looks at the slots: it finishes what the dead had begun. examples/queue.c shows the pattern.
+///
+/// The block's content is not defined: use mempool_calloc_to if it has slots itself, or let nobody
+/// else look at the slot until the block is filled.
+///
+/// - `slot`: aligned to 8 bytes, anywhere in a live block of this pool; it holds 0. Until the call
+///   returns nobody may change it but by these three functions.
+/// - Errors: EXISTS (the slot is not 0), OUT_OF_MEMORY, FOREIGN_POINTER (the slot lies outside the
+///   pool's blocks; NULL too), NOT_ALLOCATED (it is misaligned, or in no live block),
+///   INVALID_ARGUMENT (size is 0, or pool is NULL). On failure the slot is as it was.
+/// - Threads: any, at any time; one slot is for one caller at a time, others are refused.
+/// - Cost: that of mempool_malloc under the pool's lock, and a step for every 8 granules between the
+///   slot and the start of its block: put slots near the start of large blocks.
+mempool_status_t mempool_malloc_to(mempool_t *pool, size_t size, uint64_t *slot);
+
+/// mempool_malloc_to of an array of `count` elements of `size` bytes, all of which are zero before
+/// the slot names them: slots in the new block are empty, whoever dies.
+///
+/// - Errors: those of mempool_malloc_to; OUT_OF_MEMORY also if count * size overflows.
+/// - Threads: as mempool_malloc_to.
+/// - Cost: that of mempool_malloc_to, and of clearing the block.
+mempool_status_t mempool_calloc_to(mempool_t *pool, size_t count, size_t size, uint64_t *slot);
+
+/// Frees the block whose offset a slot holds and sets the slot to 0, as one event: whoever dies at
+/// whatever instruction, the slot holds the live block, or 0 and the block is free. As with
+/// mempool_malloc_to, a death inside the call is finished by mempool_recover, or by the next call
+/// that takes the pool's lock.
+///
+/// - `slot`: as for mempool_malloc_to. It holds a block's offset, or 0: then nothing is done, which
+///   is OK. It must not lie in the block that it names.
+/// - Errors: those of mempool_free for what the slot holds, which are counted in `rejected_frees`:
+///   FOREIGN_POINTER, NOT_ALLOCATED; the same for a slot outside the pool's blocks (NULL too),
+///   misaligned or in no live block; INVALID_ARGUMENT (the slot lies in the block that it names, or
+///   pool is NULL); BUSY (somebody else changes the slot). On failure nothing is changed.
+/// - Threads: any, at any time; of several at once for one slot, one frees and the others find 0.
+/// - Cost: O(1) under the pool's lock, and the way to the start of the slot's block, as for
+///   mempool_malloc_to.
+mempool_status_t mempool_free_from(mempool_t *pool, uint64_t *slot);
 
 /// Frees all blocks at once. The pool's id and its counters since init stay.
 ///
@@ -542,6 +631,77 @@ mempool_status_t mempool_trim(mempool_t *pool);
 /// - Threads: any, at any time.
 /// - Cost: O(caches); O(the pool's map) if hints of the heap have to be rebuilt.
 mempool_status_t mempool_recover(mempool_t *pool, uint64_t *recovered);
+
+/// Frees what dead processes have left in a pool that was made with MEMPOOL_OWNER_TAGS. No other call
+/// ever does: a block stays live when its owner dies, until somebody says that nobody needs it.
+///
+/// A block belongs to the process that allocated it (a realloc counts), whichever of its threads
+/// did; a fork's child is another process, an exec is none. Blocks that live on elsewhere are handed
+/// over: whoever receives one calls mempool_adopt, and what shall outlive all, a root structure
+/// say, is nobody's after mempool_abandon. What was sent but not adopted yet is what `visit` is for:
+/// it can look into queues and mailboxes, keep the block, or adopt it.
+///
+/// For a supervisor, after waitpid or at any time:
+///
+///   mempool_reaped_t reaped;
+///   mempool_reap(pool, pid, NULL, NULL, &reaped);                  all that this child left
+///   mempool_reap(pool, 0, keep_what_is_queued, &queues, &reaped);  what all the dead left, but ..
+///
+/// Dead is who has no process of this number and start time any more, or an unreaped zombie: it
+/// does not matter that a number was given to another process since. When in doubt, a process
+/// lives. Who reaps may die at any instruction: the next call goes on.
+///
+/// - `pid`: the process, 0 = all of the dead. One that never owned a block is OK, nothing is freed.
+/// - `visit`: sees each block before it goes; no lock is held, it may call any function. NULL frees
+///   all. `context` is passed on to it. `*reaped`: what was done, all 0 on failure; may be NULL.
+/// - Errors: BUSY (the process lives; or processes of several pid namespaces use the pool, so no
+///   death can be told), INVALID_ARGUMENT (the pool is without MEMPOOL_OWNER_TAGS or NULL, pid is
+///   negative), CORRUPTED. What was freed before an error stays freed.
+/// - Threads: any, at any time, several at once; nobody may use the blocks that go.
+/// - Cost: O(the pool's map), and what visit costs; the lock is held for a part at a time.
+mempool_status_t mempool_reap(mempool_t *pool,
+                              int32_t pid,
+                              mempool_reap_visit_t visit,
+                              void *context,
+                              mempool_reaped_t *reaped);
+
+/// Makes a block this process's, whosever it was: for who receives it from another. From then on
+/// mempool_reap of the sender leaves it alone.
+///
+/// - `block`: a live block of a pool with MEMPOOL_OWNER_TAGS.
+/// - Errors: FOREIGN_POINTER (NULL too), NOT_ALLOCATED (also if it is being reaped, or adopted by
+///   another at the same time), BUSY (more processes own blocks than the pool has room for: reap the
+///   dead), INVALID_ARGUMENT (the pool is without owners, or NULL).
+/// - Threads: any, at any time.
+/// - Cost: O(1), no lock; at a process's first call what mempool_malloc costs then.
+mempool_status_t mempool_adopt(mempool_t *pool, void *block);
+
+/// Makes a block nobody's: mempool_reap leaves it alone, whoever dies.
+///
+/// - `block`: as for mempool_adopt.
+/// - Errors: as for mempool_adopt, but for BUSY.
+/// - Threads: any, at any time.
+/// - Cost: O(1), no lock.
+mempool_status_t mempool_abandon(mempool_t *pool, void *block);
+
+/// Tells whose a block is.
+///
+/// - `block`: a live block of a pool with MEMPOOL_OWNER_TAGS. `*owner`: its owner, alive or not; all
+///   0 on failure.
+/// - Errors: NOT_FOUND (it is nobody's), FOREIGN_POINTER (NULL too), NOT_ALLOCATED, INVALID_ARGUMENT
+///   (the pool is without owners; pool or owner is NULL).
+/// - Threads: any, at any time.
+/// - Cost: O(1), no lock.
+mempool_status_t mempool_owner_of(const mempool_t *pool, const void *block, mempool_owner_t *owner);
+
+/// Gives this process a number of its own choice, a worker's number say, which visitors of
+/// mempool_reap and mempool_owner_of see beside its process number. It goes with the process's blocks
+/// in this pool, by whatever handle.
+///
+/// - Errors: BUSY, INVALID_ARGUMENT, as for mempool_adopt.
+/// - Threads: any, at any time.
+/// - Cost: O(1); at a process's first call what mempool_malloc costs then.
+mempool_status_t mempool_label(mempool_t *pool, uint64_t label);
 
 /// The least length that mempool_init accepts with these options, wherever the buffer lies, and
 /// from which one mempool_malloc(pool, 1) succeeds.

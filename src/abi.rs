@@ -37,11 +37,12 @@ pub const MEMPOOL_ERR_FOREIGN_POINTER: i32 = -7;
 pub const MEMPOOL_ERR_NOT_ALLOCATED: i32 = -8;
 /// The pool's own bytes are damaged; the message says where and what.
 pub const MEMPOOL_ERR_CORRUPTED: i32 = -9;
-/// No such name.
+/// No such name, or nobody owns the block.
 pub const MEMPOOL_ERR_NOT_FOUND: i32 = -10;
-/// The name or slot is taken.
+/// The name is taken, or the slot not 0.
 pub const MEMPOOL_ERR_EXISTS: i32 = -11;
-/// In use: this thread is inside a call on this pool already (a signal handler called).
+/// In use: this thread is inside a call on this pool already (a signal handler called), somebody
+/// else works on the same thing, or the process lives whose blocks were to be reaped.
 pub const MEMPOOL_ERR_BUSY: i32 = -12;
 
 /// mempool_options.flags: free neighbours are not merged, and top is never lowered.
@@ -57,6 +58,10 @@ pub const MEMPOOL_NO_THREAD_CACHES: u32 = 8;
 pub const MEMPOOL_GUARD: u32 = 16;
 /// mempool_options.flags: reserved for overwriting freed blocks; this version refuses it.
 pub const MEMPOOL_FILL_FREED: u32 = 32;
+/// mempool_options.flags: every live block carries the process that made it, for mempool_reap. It
+/// costs a byte for each granule, 24 bytes for each process that there may be (a 64th of the pool, 8
+/// to 254 of them), and a few instructions in each mempool_malloc.
+pub const MEMPOOL_OWNER_TAGS: u32 = 64;
 
 /// mempool_block.state: in the heap, for anyone.
 pub const MEMPOOL_BLOCK_FREE: u32 = 0;
@@ -96,7 +101,7 @@ pub struct mempool_options {
     pub align: usize,
     /// The least remainder in bytes worth a block of its own; 0 = 16; else more than 8.
     pub min_split: usize,
-    /// MEMPOOL_NO_COMPACT .. MEMPOOL_FILL_FREED; unknown bits are refused.
+    /// MEMPOOL_NO_COMPACT .. MEMPOOL_OWNER_TAGS; unknown bits are refused.
     pub flags: u32,
     /// Thread caches at most; 0 = chosen from the pool's size.
     pub max_threads: u32,
@@ -171,3 +176,47 @@ pub type mempool_block_t = mempool_block;
 /// `context` is what the caller of the walk passed. It must not throw.
 pub type mempool_visit_t =
     Option<extern "C" fn(block: *const mempool_block_t, context: *mut c_void) -> bool>;
+
+/// A process that blocks belong to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct mempool_owner {
+    /// When it started, in clock ticks since boot (field 22 of /proc/PID/stat): tells it from others
+    /// that have its number before or after. 0 if it could not be known.
+    pub start: u64,
+    /// What it has set by mempool_label; 0 unless it has.
+    pub label: u64,
+    /// Its number.
+    pub pid: i32,
+    /// 0.
+    pub reserved: u32,
+}
+pub type mempool_owner_t = mempool_owner;
+
+/// Looks at one block that a dead process left: true frees it, false keeps it. Both structures lie
+/// in memory only during the call; `context` is what the caller of mempool_reap passed. It must not
+/// throw.
+pub type mempool_reap_visit_t = Option<
+    extern "C" fn(
+        block: *const mempool_block_t,
+        owner: *const mempool_owner_t,
+        context: *mut c_void,
+    ) -> bool,
+>;
+
+/// What mempool_reap has done.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct mempool_reaped {
+    /// Count of the dead processes of whom no block is left.
+    pub owners: u64,
+    /// Count of the blocks freed.
+    pub freed_count: u64,
+    /// Their bytes, with rounding.
+    pub freed_size: u64,
+    /// Count of the blocks kept: visit wanted it, or they had become somebody's meanwhile.
+    pub kept_count: u64,
+    /// Their bytes, with rounding.
+    pub kept_size: u64,
+}
+pub type mempool_reaped_t = mempool_reaped;

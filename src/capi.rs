@@ -18,7 +18,7 @@ use crate::abi::*;
 use crate::error::{self, Error, Result};
 use crate::options::{self, Options};
 use crate::pool::{self, Handle, Pool};
-use crate::stats::{Block, State, Stats};
+use crate::stats::{Block, Owner, Reaped, State, Stats};
 
 // ---- One truth: Cargo.toml's version, the Rust face's constants, the C layout of 0.1 ----
 
@@ -52,6 +52,7 @@ const _: () = {
     assert!(MEMPOOL_NO_THREAD_CACHES == options::NO_THREAD_CACHES);
     assert!(MEMPOOL_GUARD == options::GUARD);
     assert!(MEMPOOL_FILL_FREED == options::FILL_FREED);
+    assert!(MEMPOOL_OWNER_TAGS == options::OWNER_TAGS);
 
     assert!(MEMPOOL_BLOCK_FREE == State::Free as u32);
     assert!(MEMPOOL_BLOCK_LIVE == State::Live as u32);
@@ -73,6 +74,8 @@ const _: () = {
     assert!(size_of::<mempool_options>() >= OPTIONS_SIZE_0_1);
     assert!(size_of::<mempool_stats>() >= STATS_SIZE_0_1);
     assert!(size_of::<mempool_block>() == 24);
+    assert!(size_of::<mempool_owner>() == 24);
+    assert!(size_of::<mempool_reaped>() == 40);
 };
 
 // ---- The last failure of each thread ----
@@ -327,15 +330,16 @@ fn visitor(
     visit: extern "C" fn(*const mempool_block_t, *mut c_void) -> bool,
     context: *mut c_void,
 ) -> impl FnMut(&Block) -> bool {
-    move |block| {
-        let shown = mempool_block {
-            offset: block.offset,
-            size: block.size,
-            state: block.state as u32,
-            reserved: 0,
-        };
-        visit(&shown, context)
-    }
+    move |block| visit(&shown(block), context)
+}
+
+fn shown(block: &Block) -> mempool_block {
+    mempool_block { offset: block.offset, size: block.size, state: block.state as u32, reserved: 0 }
+}
+
+fn shown_owner(owner: &Owner) -> mempool_owner {
+    let Owner { pid, start, label } = *owner;
+    mempool_owner { start, label, pid: pid as i32, reserved: 0 }
 }
 
 // ---- The functions, in the header's order ----
@@ -513,7 +517,9 @@ pub unsafe extern "C" fn mempool_free_sized(
 /// free, sizes above 32 granules are rounded up by at most an eighth, so that thread caches can serve
 /// them: see mempool_good_size.
 ///
-/// - Returns NULL with errno EINVAL: size is 0, or pool is NULL; ENOMEM: no free run fits.
+/// - Returns NULL with errno EINVAL: size is 0, or pool is NULL; ENOMEM: no free run fits; EBUSY: the
+///   pool has MEMPOOL_OWNER_TAGS, and no room for another process that owns blocks (see
+///   mempool_reap). So do all that allocate.
 /// - Threads: any, at any time. A size that the thread's cache has takes no lock.
 /// - Cost: O(1), or O(a magazine of 60 blocks) when a cache is filled; not so a call that fails, or
 ///   nearly does, which gives caches back and looks at every free block that might fit, and the
@@ -659,6 +665,77 @@ pub unsafe extern "C" fn mempool_expand(
         "mempool_expand",
         unsafe { handle(pool) }.and_then(|pool| pool.expand(block.cast(), size)),
     )
+}
+
+/// Allocates a block of at least `size` bytes and stores its offset in a slot, as one event: whoever
+/// dies at whatever instruction, the slot holds the block, or there is no such block.
+///
+/// A slot is a uint64_t inside a live block: of a root structure, or of another block that a slot
+/// names. Structures whose blocks all come and go through slots leak nothing at a death.
+/// When a process has died, whoever takes over the structure calls mempool_recover once before it
+/// looks at the slots: it finishes what the dead had begun. examples/queue.c shows the pattern.
+///
+/// The block's content is not defined: use mempool_calloc_to if it has slots itself, or let nobody
+/// else look at the slot until the block is filled.
+///
+/// - `slot`: aligned to 8 bytes, anywhere in a live block of this pool; it holds 0. Until the call
+///   returns nobody may change it but by these three functions.
+/// - Errors: EXISTS (the slot is not 0), OUT_OF_MEMORY, FOREIGN_POINTER (the slot lies outside the
+///   pool's blocks; NULL too), NOT_ALLOCATED (it is misaligned, or in no live block),
+///   INVALID_ARGUMENT (size is 0, or pool is NULL). On failure the slot is as it was.
+/// - Threads: any, at any time; one slot is for one caller at a time, others are refused.
+/// - Cost: that of mempool_malloc under the pool's lock, and a step for every 8 granules between the
+///   slot and the start of its block: put slots near the start of large blocks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_malloc_to(
+    pool: *mut mempool_t,
+    size: usize,
+    slot: *mut u64,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle; the slot is the caller's to change.
+    status("mempool_malloc_to", unsafe { handle(pool).and_then(|pool| pool.malloc_to(size, slot)) })
+}
+
+/// mempool_malloc_to of an array of `count` elements of `size` bytes, all of which are zero before
+/// the slot names them: slots in the new block are empty, whoever dies.
+///
+/// - Errors: those of mempool_malloc_to; OUT_OF_MEMORY also if count * size overflows.
+/// - Threads: as mempool_malloc_to.
+/// - Cost: that of mempool_malloc_to, and of clearing the block.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_calloc_to(
+    pool: *mut mempool_t,
+    count: usize,
+    size: usize,
+    slot: *mut u64,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle; the slot is the caller's to change.
+    status("mempool_calloc_to", unsafe {
+        handle(pool).and_then(|pool| pool.calloc_to(count, size, slot))
+    })
+}
+
+/// Frees the block whose offset a slot holds and sets the slot to 0, as one event: whoever dies at
+/// whatever instruction, the slot holds the live block, or 0 and the block is free. As with
+/// mempool_malloc_to, a death inside the call is finished by mempool_recover, or by the next call
+/// that takes the pool's lock.
+///
+/// - `slot`: as for mempool_malloc_to. It holds a block's offset, or 0: then nothing is done, which
+///   is OK. It must not lie in the block that it names.
+/// - Errors: those of mempool_free for what the slot holds, which are counted in `rejected_frees`:
+///   FOREIGN_POINTER, NOT_ALLOCATED; the same for a slot outside the pool's blocks (NULL too),
+///   misaligned or in no live block; INVALID_ARGUMENT (the slot lies in the block that it names, or
+///   pool is NULL); BUSY (somebody else changes the slot). On failure nothing is changed.
+/// - Threads: any, at any time; of several at once for one slot, one frees and the others find 0.
+/// - Cost: O(1) under the pool's lock, and the way to the start of the slot's block, as for
+///   mempool_malloc_to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_free_from(
+    pool: *mut mempool_t,
+    slot: *mut u64,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle; of a live block the caller says that nobody uses it any more.
+    status("mempool_free_from", unsafe { handle(pool).and_then(|pool| pool.free_from(slot)) })
 }
 
 /// Frees all blocks at once. The pool's id and its counters since init stay.
@@ -874,6 +951,132 @@ pub unsafe extern "C" fn mempool_recover(
     status("mempool_recover", result.map(drop))
 }
 
+/// Frees what dead processes have left in a pool that was made with MEMPOOL_OWNER_TAGS. No other call
+/// ever does: a block stays live when its owner dies, until somebody says that nobody needs it.
+///
+/// A block belongs to the process that allocated it (a realloc counts), whichever of its threads
+/// did; a fork's child is another process, an exec is none. Blocks that live on elsewhere are handed
+/// over: whoever receives one calls mempool_adopt, and what shall outlive all, a root structure
+/// say, is nobody's after mempool_abandon. What was sent but not adopted yet is what `visit` is for:
+/// it can look into queues and mailboxes, keep the block, or adopt it.
+///
+/// For a supervisor, after waitpid or at any time:
+///
+///   mempool_reaped_t reaped;
+///   mempool_reap(pool, pid, NULL, NULL, &reaped);                  all that this child left
+///   mempool_reap(pool, 0, keep_what_is_queued, &queues, &reaped);  what all the dead left, but ..
+///
+/// Dead is who has no process of this number and start time any more, or an unreaped zombie: it
+/// does not matter that a number was given to another process since. When in doubt, a process
+/// lives. Who reaps may die at any instruction: the next call goes on.
+///
+/// - `pid`: the process, 0 = all of the dead. One that never owned a block is OK, nothing is freed.
+/// - `visit`: sees each block before it goes; no lock is held, it may call any function. NULL frees
+///   all. `context` is passed on to it. `*reaped`: what was done, all 0 on failure; may be NULL.
+/// - Errors: BUSY (the process lives; or processes of several pid namespaces use the pool, so no
+///   death can be told), INVALID_ARGUMENT (the pool is without MEMPOOL_OWNER_TAGS or NULL, pid is
+///   negative), CORRUPTED. What was freed before an error stays freed.
+/// - Threads: any, at any time, several at once; nobody may use the blocks that go.
+/// - Cost: O(the pool's map), and what visit costs; the lock is held for a part at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_reap(
+    pool: *mut mempool_t,
+    pid: i32,
+    visit: mempool_reap_visit_t,
+    context: *mut c_void,
+    reaped: *mut mempool_reaped_t,
+) -> mempool_status_t {
+    let mut visitor = |block: &Block, owner: &Owner| {
+        visit.is_none_or(|visit| visit(&shown(block), &shown_owner(owner), context))
+    };
+    // SAFETY: NULL or a handle; of what goes the caller says that nobody uses it any more.
+    let result = unsafe {
+        handle(pool).and_then(|pool| {
+            let pid = u32::try_from(pid)
+                .map_err(|_| Error::Argument("pid must be a process's number, or 0 for all"))?;
+            pool.reap(Some(pid).filter(|&pid| pid != 0), &mut visitor)
+        })
+    };
+    let Reaped { owners, freed_count, freed_size, kept_count, kept_size } =
+        result.unwrap_or_default();
+    let done = mempool_reaped { owners, freed_count, freed_size, kept_count, kept_size };
+    // SAFETY: NULL or the caller's to write.
+    unsafe { store(reaped, done) };
+    status("mempool_reap", result.map(drop))
+}
+
+/// Makes a block this process's, whosever it was: for who receives it from another. From then on
+/// mempool_reap of the sender leaves it alone.
+///
+/// - `block`: a live block of a pool with MEMPOOL_OWNER_TAGS.
+/// - Errors: FOREIGN_POINTER (NULL too), NOT_ALLOCATED (also if it is being reaped, or adopted by
+///   another at the same time), BUSY (more processes own blocks than the pool has room for: reap the
+///   dead), INVALID_ARGUMENT (the pool is without owners, or NULL).
+/// - Threads: any, at any time.
+/// - Cost: O(1), no lock; at a process's first call what mempool_malloc costs then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_adopt(
+    pool: *mut mempool_t,
+    block: *mut c_void,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    status("mempool_adopt", unsafe { handle(pool) }.and_then(|pool| pool.adopt(block.cast())))
+}
+
+/// Makes a block nobody's: mempool_reap leaves it alone, whoever dies.
+///
+/// - `block`: as for mempool_adopt.
+/// - Errors: as for mempool_adopt, but for BUSY.
+/// - Threads: any, at any time.
+/// - Cost: O(1), no lock.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_abandon(
+    pool: *mut mempool_t,
+    block: *mut c_void,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    status("mempool_abandon", unsafe { handle(pool) }.and_then(|pool| pool.abandon(block.cast())))
+}
+
+/// Tells whose a block is.
+///
+/// - `block`: a live block of a pool with MEMPOOL_OWNER_TAGS. `*owner`: its owner, alive or not; all
+///   0 on failure.
+/// - Errors: NOT_FOUND (it is nobody's), FOREIGN_POINTER (NULL too), NOT_ALLOCATED, INVALID_ARGUMENT
+///   (the pool is without owners; pool or owner is NULL).
+/// - Threads: any, at any time.
+/// - Cost: O(1), no lock.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_owner_of(
+    pool: *const mempool_t,
+    block: *const c_void,
+    owner: *mut mempool_owner_t,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    let result = unsafe { handle(pool) }.and_then(|pool| {
+        if owner.is_null() {
+            return Err(Error::Argument("owner is NULL"));
+        }
+        pool.owner(block.cast())?.ok_or(Error::NotFound("the block is nobody's"))
+    });
+    // SAFETY: NULL or the caller's to write.
+    unsafe { store(owner, shown_owner(&result.unwrap_or_default())) };
+    status("mempool_owner_of", result.map(drop))
+}
+
+/// Gives this process a number of its own choice, a worker's number say, which visitors of
+/// mempool_reap and mempool_owner_of see beside its process number. It goes with the process's blocks
+/// in this pool, by whatever handle.
+///
+/// - Errors: BUSY, INVALID_ARGUMENT, as for mempool_adopt.
+/// - Threads: any, at any time.
+/// - Cost: O(1); at a process's first call what mempool_malloc costs then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_label(pool: *mut mempool_t, label: u64) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    status("mempool_label", unsafe { handle(pool) }.and_then(|pool| pool.set_label(label)))
+}
+
 /// The least length that mempool_init accepts with these options, wherever the buffer lies, and
 /// from which one mempool_malloc(pool, 1) succeeds.
 ///
@@ -1014,6 +1217,7 @@ mod tests {
             Error::WrongSize { at: n, block: n, size: n },
             Error::NoHandle,
             Error::Reentered,
+            Error::Exists { at: n },
         ] {
             let (_, len) = text_of("mempool_realloc_array", &error);
             assert!(len < MESSAGE_SIZE - 1, "{error}");

@@ -64,6 +64,12 @@ pub enum Error {
     Corrupted { what: &'static str, at: u64 },
     /// This thread is inside a call on this pool already (a signal handler?).
     Reentered,
+    /// The slot is taken.
+    Exists { at: u64 },
+    /// There is no such thing; the text says what.
+    NotFound(&'static str),
+    /// In use; the text says what, and by whom.
+    Busy(&'static str),
 }
 
 impl Error {
@@ -79,7 +85,9 @@ impl Error {
             Error::Foreign { .. } => FOREIGN_POINTER,
             Error::NotAllocated { .. } => NOT_ALLOCATED,
             Error::Corrupted { .. } => CORRUPTED,
-            Error::Reentered => BUSY,
+            Error::Reentered | Error::Busy(_) => BUSY,
+            Error::Exists { .. } => EXISTS,
+            Error::NotFound(_) => NOT_FOUND,
         }
     }
 }
@@ -111,6 +119,11 @@ impl fmt::Display for Error {
                 write!(f, "the block of {block} bytes at offset {at} was never asked for as {size} bytes")
             }
             Error::Corrupted { what, at } => write!(f, "corrupted at offset {at}: {what}"),
+            Error::Exists { at } => {
+                write!(f, "the slot at offset {at} is not 0: mempool_free_from what it holds first")
+            }
+            Error::NotFound(what) => write!(f, "not found: {what}"),
+            Error::Busy(what) => write!(f, "in use: {what}"),
             Error::Reentered => f.write_str(
                 "this thread is already inside a call on this pool: do not call from a signal handler",
             ),

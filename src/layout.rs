@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Depot, caches and magazines are there in pools of 256 KiB and more, unless the options forbid
-//! them. They take a 25th of the pool at most, and no memory until they are used.
+//! them. They take a 25th of the pool at most, and no memory until they are used. With
+//! [`options::OWNER_TAGS`] owners lie before the granule map, and their tags behind it.
 //!
 //! The header starts at the first address divisible by 8, the granules at one divisible by
 //! min(align, 4096); both depend on where the buffer lies, so a pool can be mapped anywhere at
@@ -124,6 +125,16 @@ const MAGAZINE_SHARE: u32 = 8;
 /// Two words of 64 bits for each class: full magazines, empty ones.
 const DEPOT_BYTES: usize = class::COUNT as usize * 16;
 
+/// An owner of blocks.
+pub const OWNER_BYTES: usize = 24;
+/// They take this part of the region, but for a few in small pools; a tag of one byte names them.
+const OWNERS_SHARE: usize = 64;
+const OWNERS_MIN: usize = 8;
+const OWNERS_MAX: usize = 254;
+
+/// A word of the caller's in which a block's offset is delivered.
+pub const SLOT_BYTES: usize = 8;
+
 /// A pool as long as this has no larger number of granules than a link can name.
 const GRANULES_MAX: u64 = u32::MAX as u64 - 1;
 /// Blocks are aligned by address up to a page, beyond that by offset.
@@ -172,8 +183,14 @@ pub struct Geometry {
     pub magazines: u32,
     /// Offset of the first.
     pub magazine: usize,
+    /// How many owners of blocks there can be; 0 if the pool does not know them.
+    pub owners: u32,
+    /// Offset of the first.
+    pub owner: usize,
     /// Offset of the map.
     pub map: usize,
+    /// Offset of the tags, one for each granule, if there are owners.
+    pub tags: usize,
     /// Offset of the first block.
     pub first: usize,
     /// How many granules there are.
@@ -219,7 +236,10 @@ impl Geometry {
             cache: 0,
             magazines: 0,
             magazine: 0,
+            owners: 0,
+            owner: 0,
             map: 0,
+            tags: 0,
             first: 0,
             granules: 0,
         })
@@ -242,7 +262,9 @@ impl Geometry {
                 + self.caches as usize * CACHE_BYTES
                 + self.magazines as usize * MAGAZINE_BYTES
         };
-        let at_most = (last.saturating_sub(bins + reserved) / (align + 1)) as u64;
+        let owners = self.owners as usize * OWNER_BYTES;
+        let tag = usize::from(self.owners > 0);
+        let at_most = (last.saturating_sub(bins + reserved + owners) / (align + 1 + tag)) as u64;
         if at_most > GRANULES_MAX {
             let needed = (align as u64 * (at_most / GRANULES_MAX + 1)).next_power_of_two();
             return Err(Misfit::Large(needed));
@@ -258,11 +280,14 @@ impl Geometry {
             self.magazine = (magazine + self.residue).next_multiple_of(64) - self.residue;
             self.map = self.magazine + self.magazines as usize * MAGAZINE_BYTES;
         }
-        let granules = last.saturating_sub(self.map) / (align + 1);
+        self.owner = self.map;
+        self.map += owners;
+        let granules = last.saturating_sub(self.map) / (align + 1 + tag);
         if granules == 0 {
             return Err(Misfit::Small);
         }
         self.granules = granules as u32;
+        self.tags = self.map + granules;
         self.first = last - granules * align;
         Ok(self)
     }
@@ -270,6 +295,10 @@ impl Geometry {
     /// How many thread caches and magazines the pool can have.
     fn reserve(&mut self) {
         let region = self.end.saturating_sub(self.start);
+        if self.has(options::OWNER_TAGS) {
+            self.owners =
+                (region / OWNERS_SHARE / OWNER_BYTES).clamp(OWNERS_MIN, OWNERS_MAX) as u32;
+        }
         let plain = options::NO_THREAD_CACHES | options::NO_COMPACT | options::NO_SPLIT;
         if self.has(plain) || region < CACHED_REGION_MIN {
             return;
@@ -316,6 +345,12 @@ impl Geometry {
     pub fn is_count(&self, at: usize) -> bool {
         let inside = at.wrapping_sub(self.magazine + COUNT_AT);
         inside / MAGAZINE_BYTES < self.magazines as usize && inside % MAGAZINE_BYTES == 0
+    }
+
+    /// Whether a word of a block can lie at this offset.
+    pub fn is_slot(&self, at: usize) -> bool {
+        let last = self.offset(self.granules) - SLOT_BYTES;
+        (self.first..=last).contains(&at) && (self.residue + at) % SLOT_BYTES == 0
     }
 
     /// Bytes of the bins: a bitmap, then a word for each.
@@ -387,7 +422,8 @@ impl Geometry {
         // One granule, its byte of the map, what alignment may cost, and the fewest bins. More is
         // never worse, so the least is found by halving.
         let mut too_short = self.start.saturating_add(HEADER_BYTES);
-        let mut enough = too_short.saturating_add(2 * align + 256);
+        let owners = if self.has(options::OWNER_TAGS) { OWNERS_MIN * OWNER_BYTES + 1 } else { 0 };
+        let mut enough = too_short.saturating_add(2 * align + 256 + owners);
         if enough > isize::MAX as usize || !fits_anywhere(enough) {
             return usize::MAX;
         }
@@ -557,8 +593,11 @@ fn min_split(options: &Options) -> Result<usize> {
 }
 
 fn flags(options: &Options) -> Result<u32> {
-    const KNOWN: u32 =
-        options::NO_COMPACT | options::NO_SPLIT | options::ZEROED | options::NO_THREAD_CACHES;
+    const KNOWN: u32 = options::NO_COMPACT
+        | options::NO_SPLIT
+        | options::ZEROED
+        | options::NO_THREAD_CACHES
+        | options::OWNER_TAGS;
     const LATER: u32 = options::GUARD | options::FILL_FREED;
     if options.flags & LATER != 0 {
         return Err(Error::Argument("GUARD and FILL_FREED are not in this version"));
@@ -617,6 +656,14 @@ mod tests {
                         assert!(g.bins() + g.bin_count as usize * 4 <= g.map);
                         assert!(bin_of(g.granules, g.bin_log2) < g.bin_count);
                         assert!(g.map + g.granules as usize <= g.first);
+                        assert_eq!((g.owners, g.owner), (0, g.map), "nothing for owners");
+                        let owned = Options { flags: options::OWNER_TAGS, ..options };
+                        let Ok(g) = Geometry::plan(residue, len, &owned) else { continue };
+                        assert_eq!((residue + g.owner) % 8, 0);
+                        assert!(g.owners >= 8 && g.bins() + g.bin_count as usize * 4 <= g.owner);
+                        assert!(g.owner + g.owners as usize * OWNER_BYTES <= g.map);
+                        assert!(g.map + g.granules as usize <= g.tags);
+                        assert!(g.tags + g.granules as usize <= g.first);
                         assert!(g.offset(g.granules) <= g.end);
                         assert!(g.end - g.offset(g.granules) < align, "nothing wasted behind");
                         assert_eq!((g.residue + g.first) % align, 0);
@@ -629,8 +676,8 @@ mod tests {
     #[test]
     fn the_least_length_is_enough_everywhere_and_one_less_is_not() {
         for align in [0, 8, 16, 32, 128, 1024, 4096, 16_384, 65_536] {
-            for start in [0, 1, 4, 100] {
-                let options = Options { start, align, ..Options::default() };
+            for (start, flags) in [(0, 0), (1, 0), (4, 0), (100, 0), (0, options::OWNER_TAGS)] {
+                let options = Options { start, align, flags, ..Options::default() };
                 let len = min_len(&options).unwrap();
                 let at = |len, residue| Geometry::plan(residue, len, &options).is_ok();
                 assert!((0..4096).all(|residue| at(len, residue)), "align {align} start {start}");

@@ -39,7 +39,9 @@
 //! | `heap::words` | `top`, the watermark, counts | truth, truth, hints |
 //! | `heap::bins` | free blocks by size | hints |
 //! | `heap::change` | the record of the change under way | truth |
+//! | `heap::slot` | words of the callers' that name a block, changed with it as one event | |
 //! | `heap` | malloc, free, resize: split, coalesce, recover | |
+//! | `owners` | whose each live block is, in pools that know it | truth |
 //! | `depot` | magazines of cached blocks: whose each is; stacks of them for each class | truth, hints |
 //! | `cache` | which thread has which cache | truth |
 //! | `local` | what a thread knows of its cache; the fast path of malloc and free | `unsafe` |
@@ -85,10 +87,12 @@
 //! - **bin**: a list of free blocks of about one size.
 //! - **change, record**: how the map goes from one state to the next; where it is written down
 //!   first, so that the next owner of the lock can finish what a dead one began.
+//! - **slot**: a word in a block of the caller's that holds another block's offset, or 0.
 //! - **robust lock**: one that the kernel opens when its owner dies.
 //! - **size class**: one of 88 sizes; what caches hold is of one of them.
 //! - **magazine**: up to 60 cached blocks of one class, with one owner. **Depot**: the magazines that
 //!   no thread has. **Thread cache**: those that one has; its **token** is how they name it.
+//! - **owner, tag**: the process that a block belongs to; the byte by which the block says so.
 //! - **hoard**: what all magazines may hold together, at most an eighth of the pool.
 
 pub mod abi;
@@ -106,6 +110,7 @@ mod local;
 mod lock;
 mod map;
 pub mod options;
+mod owners;
 pub mod pool;
 mod region;
 pub mod stats;
@@ -116,4 +121,4 @@ pub use counts::{counts, Counts};
 pub use error::{Error, Result};
 pub use options::Options;
 pub use pool::Pool;
-pub use stats::{Block, State, Stats};
+pub use stats::{Block, Owner, Reaped, State, Stats};

@@ -75,7 +75,8 @@ const STARTS: usize = 256;
 /// What a thread knows of a pool.
 #[repr(C)]
 pub struct Local {
-    /// The handle's address, in a pool whose granule is the usual one; else [`NOBODY`].
+    /// The handle's address, in a pool whose granule is the usual one, and which does not know its
+    /// blocks' owners; else [`NOBODY`].
     usual: Cell<usize>,
     map: Cell<*const AtomicU8>,
     first: Cell<usize>,
@@ -84,6 +85,8 @@ pub struct Local {
     /// The token of this thread's cache; [`NO_CACHE`] while there was none to be had.
     token: Cell<u32>,
     align_log2: Cell<u32>,
+    /// As `usual`, for the way back: of pools that know their blocks' owners, too.
+    frees: Cell<usize>,
     /// The handle's address; a page of no handle has [`NOBODY`].
     handle: Cell<usize>,
     /// The pool's number, whatever handle it is known by.
@@ -129,6 +132,7 @@ static NOWHERE: Shared = Shared(Local {
     known: Cell::new(0),
     token: Cell::new(NO_CACHE),
     align_log2: Cell::new(0),
+    frees: Cell::new(NOBODY),
     handle: Cell::new(NOBODY),
     pool: Cell::new(0),
     ended: AtomicBool::new(false),
@@ -316,7 +320,17 @@ pub fn pop(handle: usize, size: usize) -> Option<Popped> {
     if local.usual.get() != handle {
         return None;
     }
-    local.pop(size, USUAL_LOG2)
+    local.pop(size, USUAL_LOG2, |_| ())
+}
+
+/// [`pop`], which calls `mark` with the block's granule before the block is live.
+#[inline(always)]
+pub fn pop_marked(handle: usize, size: usize, mark: impl FnOnce(u32)) -> Option<Popped> {
+    let local = last();
+    if local.frees.get() != handle {
+        return None;
+    }
+    local.pop(size, USUAL_LOG2, mark)
 }
 
 /// Puts a live block into the thread's cache; false if that takes more, or must be refused. O(1):
@@ -324,7 +338,7 @@ pub fn pop(handle: usize, size: usize) -> Option<Popped> {
 #[inline(always)]
 pub fn push(handle: usize, block: usize) -> bool {
     let local = last();
-    local.usual.get() == handle && local.push(block, USUAL_LOG2)
+    local.frees.get() == handle && local.push(block, USUAL_LOG2)
 }
 
 /// A block that its cache still holds, live: the allocator's until it is delivered.
@@ -389,7 +403,12 @@ impl Magazine {
 impl Local {
     /// See [`pop`]; for any granule.
     pub fn pop_any(&self, size: usize) -> Option<Popped> {
-        self.pop(size, self.align_log2.get())
+        self.pop(size, self.align_log2.get(), |_| ())
+    }
+
+    /// See [`pop_marked`]; for any granule.
+    pub fn pop_marked(&self, size: usize, mark: impl FnOnce(u32)) -> Option<Popped> {
+        self.pop(size, self.align_log2.get(), mark)
     }
 
     /// See [`push`]; for any granule.
@@ -398,7 +417,7 @@ impl Local {
     }
 
     #[inline(always)]
-    fn pop(&self, size: usize, align_log2: u32) -> Option<Popped> {
+    fn pop(&self, size: usize, align_log2: u32, mark: impl FnOnce(u32)) -> Option<Popped> {
         // Size 0 becomes too large.
         let slot = size.wrapping_sub(1) >> align_log2;
         let cached = usize::from(*CACHED_BY_SIZE.get(slot)?);
@@ -424,6 +443,7 @@ impl Local {
         if found != cached {
             return None;
         }
+        mark(granule);
         // SAFETY: as above.
         let byte = unsafe { &*self.map.get().add(granule as usize) };
         byte.store((found - CACHED_TO_LIVE) as u8, Relaxed);
@@ -796,7 +816,9 @@ fn make<'a>(handle: usize, region: &Region, geometry: &Geometry, mine: &Mine) ->
     for loaded in local.loaded.iter().chain(&local.previous) {
         loaded.set(&raw const ABSENT);
     }
-    local.usual.set(if geometry.align_log2 == USUAL_LOG2 { handle } else { NOBODY });
+    let frees = if geometry.align_log2 == USUAL_LOG2 { handle } else { NOBODY };
+    local.usual.set(if geometry.owners == 0 { frees } else { NOBODY });
+    local.frees.set(frees);
     local.handle.set(handle);
     Some(local)
 }
@@ -824,6 +846,7 @@ fn end_one(is_meant: impl Fn(&Local) -> bool) -> Option<u32> {
     for local in pages.in_use().filter(|local| is_meant(local)) {
         let token = local.token();
         local.usual.set(NOBODY);
+        local.frees.set(NOBODY);
         local.handle.set(NOBODY);
         if local.ended.load(Relaxed) {
             pages.unmap(local);

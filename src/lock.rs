@@ -308,6 +308,21 @@ pub struct Inquiry {
 }
 
 impl Inquiry {
+    /// Whether deaths can be told at all.
+    pub fn is_possible(&self) -> bool {
+        self.possible
+    }
+
+    /// Whether the process of this number that started then is gone, or a zombie. When in doubt, it
+    /// is not.
+    pub fn is_process_gone(&self, pid: u32, start: u64) -> bool {
+        if self.private {
+            // Nobody else sees the buffer; what a parent made is left by one who has gone.
+            return pid != sys::process();
+        }
+        self.possible && sys::is_process_gone(pid, start)
+    }
+
     /// Whether the thread of this number that started then is gone. When in doubt, it is not. Asked
     /// `closely` a zombie counts as gone, and one whose number another thread has by now: that takes
     /// far longer.

@@ -241,6 +241,13 @@ impl Map {
         Some((found - self.at) as u32)
     }
 
+    /// The last start at or before a granule. O(granules between), eight a step.
+    pub fn last_start(&self, granule: u32) -> Option<u32> {
+        let end = (granule as usize + 1).min(self.bytes.len());
+        let found = self.region.find_bits_back(START_BITS, self.at, self.at + end)?;
+        Some((found - self.at) as u32)
+    }
+
     /// Makes `[from, end)` digits, whatever they were; writes only to pages of which a byte is
     /// not zero, so that a sparse map stays sparse.
     pub fn clear(&self, from: u32, end: u32) {
@@ -371,6 +378,8 @@ mod tests {
                     assert_eq!(before, (state == State::Free).then_some((7, size)));
                     assert_eq!(map.next_start(0, 8 + size), Some(7));
                     assert_eq!(map.next_start(8, 8 + size), None, "the rest are digits");
+                    assert_eq!(map.last_start(6 + size), Some(7));
+                    assert_eq!(map.last_start(6), None);
                     map.erase(7);
                     assert_eq!(map.read(7, 300_000), None);
                 }

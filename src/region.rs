@@ -221,6 +221,11 @@ impl Region {
         }
     }
 
+    /// The atomic byte itself.
+    pub fn word8(&self, at: usize) -> Option<&AtomicU8> {
+        self.cell(at)
+    }
+
     /// The atomic word itself, for a lock.
     pub fn word32(&self, at: usize) -> Option<&AtomicU32> {
         self.cell(at)
@@ -272,6 +277,24 @@ impl Region {
         None
     }
 
+    /// Offset of the last byte of `[from, end)` with one of the bits of `mask` set; whole words at a
+    /// time where none is.
+    pub fn find_bits_back(&self, mask: u8, from: usize, end: usize) -> Option<usize> {
+        let masks = u64::from_ne_bytes([mask; 8]);
+        let mut end = end;
+        while end > from {
+            let whole = (self.address() + end) % 8 == 0 && end - from >= 8;
+            if whole && self.load64(end - 8) & masks == 0 {
+                end -= 8;
+            } else if self.load8(end - 1) & mask != 0 {
+                return Some(end - 1);
+            } else {
+                end -= 1;
+            }
+        }
+        None
+    }
+
     /// Sets the contents of a block that the caller is about to own.
     pub fn fill(&self, at: usize, len: usize, byte: u8) {
         if at <= self.len && len <= self.len - at {
@@ -314,6 +337,9 @@ pub(crate) mod tests {
                 let expected = (from <= at).then_some(at);
                 assert_eq!(region.find_bits(0xc0, from, 61), expected);
                 assert_eq!(region.find_bits(0x3f, from, 61), None);
+                assert_eq!(region.find_bits_back(0xc0, 0, from), (at < from).then_some(at));
+                assert_eq!(region.find_bits_back(0xc0, from, 61), expected);
+                assert_eq!(region.find_bits_back(0x3f, 0, from), None);
             }
             region.clear(at, 1);
         }

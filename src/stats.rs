@@ -56,6 +56,44 @@ pub enum State {
     Meta = 3,
 }
 
+/// A process that owns blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in the kernel's ticks since boot; 0 when that is not known.
+    pub start: u64,
+    /// What it calls itself; 0 unless it has said so.
+    pub label: u64,
+}
+
+/// What reaping has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Dead owners of whom no block is left.
+    pub owners: u64,
+    /// Blocks freed.
+    pub freed_count: u64,
+    /// Their bytes, with rounding.
+    pub freed_size: u64,
+    /// Blocks kept: the visitor wanted it, or they had become somebody's.
+    pub kept_count: u64,
+    /// Their bytes, with rounding.
+    pub kept_size: u64,
+}
+
+impl Reaped {
+    /// Counts a block that was freed, or kept.
+    pub(crate) fn count(&mut self, freed: bool, size: u64) {
+        let (count, sum) = match freed {
+            true => (&mut self.freed_count, &mut self.freed_size),
+            false => (&mut self.kept_count, &mut self.kept_size),
+        };
+        *count += 1;
+        *sum += size;
+    }
+}
+
 /// One block, as a walk shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {

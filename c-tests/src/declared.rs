@@ -56,6 +56,15 @@ extern "C" {
         block: *mut c_void,
         size: usize,
     ) -> mempool_status_t;
+    pub fn mempool_malloc_to(pool: *mut mempool_t, size: usize, slot: *mut u64)
+        -> mempool_status_t;
+    pub fn mempool_calloc_to(
+        pool: *mut mempool_t,
+        count: usize,
+        size: usize,
+        slot: *mut u64,
+    ) -> mempool_status_t;
+    pub fn mempool_free_from(pool: *mut mempool_t, slot: *mut u64) -> mempool_status_t;
     pub fn mempool_free_all(pool: *mut mempool_t) -> mempool_status_t;
     pub fn mempool_usable_size(pool: *const mempool_t, block: *const c_void) -> usize;
     pub fn mempool_good_size(pool: *const mempool_t, size: usize) -> usize;
@@ -79,6 +88,21 @@ extern "C" {
     pub fn mempool_peek(prefix: *const c_void, n: usize, len: *mut u64) -> mempool_status_t;
     pub fn mempool_trim(pool: *mut mempool_t) -> mempool_status_t;
     pub fn mempool_recover(pool: *mut mempool_t, recovered: *mut u64) -> mempool_status_t;
+    pub fn mempool_reap(
+        pool: *mut mempool_t,
+        pid: i32,
+        visit: mempool_reap_visit_t,
+        context: *mut c_void,
+        reaped: *mut mempool_reaped_t,
+    ) -> mempool_status_t;
+    pub fn mempool_adopt(pool: *mut mempool_t, block: *mut c_void) -> mempool_status_t;
+    pub fn mempool_abandon(pool: *mut mempool_t, block: *mut c_void) -> mempool_status_t;
+    pub fn mempool_owner_of(
+        pool: *const mempool_t,
+        block: *const c_void,
+        owner: *mut mempool_owner_t,
+    ) -> mempool_status_t;
+    pub fn mempool_label(pool: *mut mempool_t, label: u64) -> mempool_status_t;
     pub fn mempool_min_len(options: *const mempool_options_t) -> usize;
     pub fn mempool_last_error() -> mempool_status_t;
     pub fn mempool_last_message() -> *const c_char;

@@ -14,11 +14,12 @@
 //! leads to the same blocks each time.
 //!
 //! ```text
-//! seal | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine | slot 1: the same
+//! seal | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine or word | slot 1: the same
 //! ```
 //!
 //! A change may take a magazine with it: what it holds after the change. So a block that goes from
-//! a magazine to the heap, or back, is never in both, and never in neither.
+//! a magazine to the heap, or back, is never in both, and never in neither. In place of a magazine
+//! a change may have a word of the caller's, see [`super::slot`].
 //!
 //! The seal is 0 when no change is under way, else a sum over the slot whose number is its lowest
 //! bit. The next change is written to the other slot: one store of the seal ends the one and
@@ -61,6 +62,17 @@ pub enum Kind {
     Loosen = 6,
     /// Free blocks are joined: done.
     Join = 7,
+    /// A live block that nobody has becomes a slot's: done, since the slot is how it is delivered.
+    Deliver = 8,
+    /// A live block becomes nobody's, and its slot empty: done, and the block freed.
+    Recall = 9,
+}
+
+impl Kind {
+    /// Whether it changes a slot, and no map.
+    pub fn is_of_slot(self) -> bool {
+        matches!(self, Kind::Deliver | Kind::Recall)
+    }
 }
 
 /// A magazine that a change takes blocks from, or fills.
@@ -113,6 +125,8 @@ pub struct Change {
     pub top: u32,
     /// What a magazine holds then; of a refill, how often the first of the row stands there.
     pub taker: Taker,
+    /// Offset of the slot of a [`Kind::Deliver`] or a [`Kind::Recall`] of the block at `at`.
+    pub slot: usize,
 }
 
 impl Change {
@@ -120,7 +134,7 @@ impl Change {
     pub fn new(kind: Kind, at: u32, top: u32) -> Change {
         let none = Entry { state: State::Free, size: 0 };
         let (old, new) = ([NOWHERE; 3], [none; 3]);
-        Change { kind, sweeps: false, at, old, new, top, taker: Taker::NONE }
+        Change { kind, sweeps: false, at, old, new, top, taker: Taker::NONE, slot: 0 }
     }
 
     /// How often the first of the new row stands there.
@@ -237,12 +251,14 @@ impl Change {
         let is_refill = self.kind == Kind::Refill;
         let cached_agrees = count(State::Cached) == usize::from(is_refill)
             && (!is_refill || self.new[0].state == State::Cached);
+        let slot_agrees =
+            !self.kind.is_of_slot() || end == u64::from(self.at) && geometry.is_slot(self.slot);
         let olds_fit = if self.sweeps {
             self.at <= self.old[0] && self.old[0] <= known
         } else {
             self.old.iter().all(|&start| start == NOWHERE || start < known)
         };
-        row_fits && lives_agree && cached_agrees && olds_fit
+        row_fits && lives_agree && cached_agrees && slot_agrees && olds_fit
     }
 
     #[inline]
@@ -260,12 +276,12 @@ impl Change {
             pair(z, self.top),
             pair(a.size, b.size),
             pair(c.size, counts),
-            count_at as u64,
+            (if self.kind.is_of_slot() { self.slot } else { count_at }) as u64,
         ]
     }
 
     fn decode(words: [u64; SLOT_WORDS]) -> Option<Change> {
-        let [what_at, xy, z_top, ab, c_counts, count_at] = words;
+        let [what_at, xy, z_top, ab, c_counts, with] = words;
         let (low, high) = (|pair: u64| pair as u32, |pair: u64| (pair >> 32) as u32);
         let what = low(what_at);
         let kind = match what & 0xff & !SWEEPS {
@@ -276,8 +292,12 @@ impl Change {
             5 => Kind::Refill,
             6 => Kind::Loosen,
             7 => Kind::Join,
+            8 => Kind::Deliver,
+            9 => Kind::Recall,
             _ => return None,
         };
+        let with = usize::try_from(with).ok()?;
+        let (count_at, slot) = if kind.is_of_slot() { (0, with) } else { (with, 0) };
         let block = |shift: u32, size| match what >> shift & 0xff {
             0 => Some(Entry { state: State::Free, size }),
             1 => Some(Entry { state: State::Live, size }),
@@ -293,11 +313,12 @@ impl Change {
             new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_counts))?],
             top: high(z_top),
             taker: Taker {
-                count_at: usize::try_from(count_at).ok()?,
+                count_at,
                 count: high(c_counts) & 0xff,
                 run: high(c_counts) >> 8 & 0xff,
                 size: high(c_counts) >> 16,
             },
+            slot,
         })
     }
 }

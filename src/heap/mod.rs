@@ -12,6 +12,7 @@
 mod bins;
 mod change;
 mod loose;
+mod slot;
 mod words;
 
 pub use bins::Free;
@@ -399,6 +400,8 @@ impl Heap {
         let rebuilt = self.rebuild();
         let undone = match (change.kind, change.live()) {
             (Kind::Alloc, Some(live)) => self.free(live),
+            // Its owner was rid of it. Should another have freed it since, it is free.
+            (Kind::Recall, _) => self.free(change.at).or(Ok(())),
             _ => Ok(()),
         };
         if change.kind == Kind::FreeAll {
@@ -592,7 +595,7 @@ impl Heap {
             Kind::Refill => counts.live_count.wrapping_add(change.taker.count),
             Kind::Free => counts.live_count.wrapping_sub(1),
             Kind::Loosen => counts.live_count.wrapping_sub(loosened),
-            Kind::Resize | Kind::FreeAll | Kind::Join => counts.live_count,
+            _ => counts.live_count,
         };
         if loosened > 0 {
             counts.free_count = counts.free_count.wrapping_add(loosened);
@@ -618,6 +621,9 @@ impl Heap {
         };
         change.apply(&self.region, &self.map);
         self.words.set_top(change.top);
+        if change.kind.is_of_slot() {
+            self.settle_slot(change);
+        }
         loosened
     }
 

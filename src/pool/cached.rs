@@ -73,7 +73,7 @@ impl Handle {
         }
         for _ in 0..2 * MAGAZINE_ITEMS {
             local.see(self.heap().watermark());
-            if let Some(hit) = local.pop_any(size) {
+            if let Some(hit) = self.pop(local, size)? {
                 return Ok(Some(hit));
             }
             let depot = self.depot();

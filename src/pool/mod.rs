@@ -2,7 +2,9 @@
 //! sees to what a dead owner left, does its work and delivers.
 
 mod cached;
+mod reap;
 mod recover;
+mod slot;
 
 use crate::check;
 use crate::class;
@@ -33,6 +35,8 @@ pub struct Handle {
     lock: Lock,
     /// When a close look at the dead is due again.
     rested: AtomicU64,
+    /// The tag of this process's blocks, below the generation of the process that got it.
+    own: AtomicU64,
 }
 
 impl Drop for Handle {
@@ -169,7 +173,16 @@ impl Pool {
         // A Vec, unlike a Box, can say that there is no memory.
         let mut room = Vec::new();
         room.try_reserve_exact(1).map_err(|_| Error::NoHandle)?;
-        room.push(Handle { region, geometry, heap, header, id, lock, rested: AtomicU64::new(0) });
+        room.push(Handle {
+            region,
+            geometry,
+            heap,
+            header,
+            id,
+            lock,
+            rested: AtomicU64::new(0),
+            own: AtomicU64::new(0),
+        });
         let handle = Box::into_raw(room.into_boxed_slice()).cast::<Handle>();
         // SAFETY: a boxed slice of one has the layout of a boxed one.
         Ok(Pool(unsafe { Box::from_raw(handle) }))
@@ -193,7 +206,10 @@ impl Handle {
     pub fn malloc(&self, size: usize) -> Result<NonNull<u8>> {
         match malloc_fast(self.key(), size) {
             Some(block) => Ok(block),
-            None => self.allocate(size, 1, None),
+            None => match self.malloc_tagged(size) {
+                Some(block) => Ok(block),
+                None => self.allocate(size, 1, None),
+            },
         }
     }
 
@@ -233,7 +249,7 @@ impl Handle {
             }
             self.relocate(granule, size, wanted)
         });
-        self.count_failure(answer)
+        self.count_failure(self.reowned(answer))
     }
 
     /// [`Handle::realloc`] to `count` times `size` bytes.
@@ -373,7 +389,8 @@ impl Handle {
     /// Verifies everything against the map. O(map).
     pub fn check(&self) -> Result<()> {
         self.locked(|heap| {
-            check::check(&self.region, &self.geometry, heap, &self.depot(), self.is_alone())
+            check::check(&self.region, &self.geometry, heap, &self.depot(), self.is_alone())?;
+            self.check_owners(heap)
         })
     }
 
@@ -474,6 +491,7 @@ impl Handle {
         self.heap().format(is_untouched);
         self.depot().format();
         self.caches().format();
+        self.owners().format();
         self.set_magic(MAGIC);
     }
 
@@ -560,7 +578,7 @@ impl Handle {
 
     /// A live block from the heap, of a class's size unless memory is short; from what caches and
     /// depot can give back, if need be.
-    fn alloc(&self, heap: &Heap, granules: u32, alignment: usize) -> Result<u32> {
+    fn alloc_untagged(&self, heap: &Heap, granules: u32, alignment: usize) -> Result<u32> {
         let rounded = self.rounded(granules);
         if rounded > granules && alignment <= self.geometry.align() && !heap.is_short() {
             if let Ok(granule) = heap.alloc(rounded, alignment) {

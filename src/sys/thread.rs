@@ -216,6 +216,29 @@ pub fn is_of_this_process(tid: u32) -> bool {
     answer == 0
 }
 
+/// The number of this process.
+pub fn process() -> u32 {
+    // SAFETY: takes and touches nothing.
+    unsafe { libc::getpid() as u32 }
+}
+
+/// Whether the process of this number that started then, in ticks since boot, is gone: there is
+/// none, or all its threads have ended, or another one has its number. When in doubt, it is not.
+pub fn is_process_gone(pid: u32, start: u64) -> bool {
+    if !exists(pid) {
+        return true;
+    }
+    let found = stat(pid, |fields| {
+        let is_zombie = matches!(fields.next()?.first(), Some(b'Z' | b'X'));
+        // Fields 20 and 22 of the line; the state is field 3. A process lives on when its first
+        // thread has ended, which then looks like a zombie.
+        let threads = number(fields.nth(20 - 4)?);
+        let now = number(fields.nth(22 - 21)?);
+        Some(is_zombie && threads <= 1 || start != 0 && now != 0 && now != start)
+    });
+    found.unwrap_or(false)
+}
+
 /// What a living thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -241,9 +264,6 @@ pub fn start_time(tid: u32) -> u64 {
 
 /// What the thread is doing, and when it started, in ticks since boot; 0 when that cannot be known.
 pub fn state_and_start(tid: u32) -> (State, u64) {
-    let digits = |field: &[u8]| {
-        field.iter().fold(0u64, |number, &digit| number.wrapping_mul(10) + u64::from(digit & 15))
-    };
     let found = stat(tid, |fields| {
         let state = match fields.next()?.first() {
             Some(b'T' | b't') => State::Stopped,
@@ -252,9 +272,13 @@ pub fn state_and_start(tid: u32) -> (State, u64) {
             _ => State::Busy,
         };
         // Field 22 of the line; the state is field 3.
-        Some((state, fields.nth(22 - 4).map_or(0, digits)))
+        Some((state, fields.nth(22 - 4).map_or(0, number)))
     });
     found.unwrap_or((State::Busy, 0))
+}
+
+fn number(digits: &[u8]) -> u64 {
+    digits.iter().fold(0, |number: u64, &digit| number.wrapping_mul(10) + u64::from(digit & 15))
 }
 
 /// The fields of /proc/TID/stat from the state on.

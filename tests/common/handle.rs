@@ -190,6 +190,21 @@ impl Handle {
         judged(unsafe { mempool_free_sized(self.0, block.cast(), size) })
     }
 
+    pub fn malloc_to(self, size: usize, slot: *mut u64) -> Result<(), Status> {
+        // SAFETY: as in `realloc`; any slot pointer is allowed.
+        judged(unsafe { mempool_malloc_to(self.0, size, slot) })
+    }
+
+    pub fn calloc_to(self, count: usize, size: usize, slot: *mut u64) -> Result<(), Status> {
+        // SAFETY: as in `malloc_to`.
+        judged(unsafe { mempool_calloc_to(self.0, count, size, slot) })
+    }
+
+    pub fn free_from(self, slot: *mut u64) -> Result<(), Status> {
+        // SAFETY: as in `malloc_to`.
+        judged(unsafe { mempool_free_from(self.0, slot) })
+    }
+
     pub fn free_all(self) -> Result<(), Status> {
         // SAFETY: as in `release`.
         judged(unsafe { mempool_free_all(self.0) })
