@@ -164,7 +164,7 @@
 /// mempool_options.flags: every live block carries the process that made it, for mempool_reap. It
 /// costs a byte for each granule, 24 bytes for each process that there may be (a 64th of the pool, 8
 /// to 254 of them), and a few instructions in each mempool_malloc.
-#define MEMPOOL_OWNER_TAGS 64
+#define MEMPOOL_OWNER_TAGS 65536
 
 /// mempool_block.state: in the heap, for anyone.
 #define MEMPOOL_BLOCK_FREE 0

@@ -61,7 +61,7 @@ pub const MEMPOOL_FILL_FREED: u32 = 32;
 /// mempool_options.flags: every live block carries the process that made it, for mempool_reap. It
 /// costs a byte for each granule, 24 bytes for each process that there may be (a 64th of the pool, 8
 /// to 254 of them), and a few instructions in each mempool_malloc.
-pub const MEMPOOL_OWNER_TAGS: u32 = 64;
+pub const MEMPOOL_OWNER_TAGS: u32 = 65536;
 
 /// mempool_block.state: in the heap, for anyone.
 pub const MEMPOOL_BLOCK_FREE: u32 = 0;

@@ -14,7 +14,7 @@ pub const GUARD: u32 = 16;
 /// Reserved: freed bytes are overwritten and checked at reuse.
 pub const FILL_FREED: u32 = 32;
 /// Every live block is tagged with the process that made it, so that what the dead left can be freed.
-pub const OWNER_TAGS: u32 = 64;
+pub const OWNER_TAGS: u32 = 65_536;
 
 /// The choices of [`Pool::init`](crate::pool::Pool::init); all zero means the defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
