@@ -108,17 +108,16 @@ pub struct Change {
     pub new: [Entry; 3],
     /// Where `top` is then.
     pub top: u32,
-    /// What a magazine holds then; of a refill, how often the first of the row stands there.
+    /// What a magazine holds then; of a refill, how often the first of the row stands there. Of a
+    /// [`Kind::Deliver`] and a [`Kind::Recall`] of the block at `at`, where the slot lies.
     pub taker: Taker,
-    /// Offset of the slot of a [`Kind::Deliver`] or a [`Kind::Recall`] of the block at `at`.
-    pub slot: usize,
 }
 
 impl Change {
     /// A change that makes nothing of nothing.
     pub fn new(kind: Kind, at: u32, top: u32) -> Change {
         let none = Entry { state: State::Free, size: 0 };
-        Change { kind, at, old: [NOWHERE; 3], new: [none; 3], top, taker: Taker::NONE, slot: 0 }
+        Change { kind, at, old: [NOWHERE; 3], new: [none; 3], top, taker: Taker::NONE }
     }
 
     /// Adds an old block's start.
@@ -169,7 +168,7 @@ impl Change {
         for (start, block) in self.row() {
             map.write(start, block);
         }
-        if taker.count_at == 0 {
+        if taker.count_at == 0 || self.kind.is_of_slot() {
             return;
         }
         if self.kind == Kind::Refill {
@@ -189,7 +188,11 @@ impl Change {
         let is_refill = self.kind == Kind::Refill;
         let taker = self.taker;
         let is_none = taker.count_at == 0 && !is_refill;
-        if taker.count > MAGAZINE_ITEMS || !(is_none || geometry.is_count(taker.count_at)) {
+        let is_taker = match self.kind.is_of_slot() {
+            true => geometry.is_slot(taker.count_at),
+            false => is_none || geometry.is_count(taker.count_at),
+        };
+        if taker.count > MAGAZINE_ITEMS || !is_taker {
             return false;
         }
         let run_end = u64::from(self.old[0]) + u64::from(taker.run) * u64::from(taker.size);
@@ -203,7 +206,7 @@ impl Change {
         let kind_agrees = match self.kind {
             Kind::Alloc | Kind::Resize => lives == 1,
             Kind::Free | Kind::FreeAll | Kind::Refill => lives == 0,
-            Kind::Deliver | Kind::Recall => sizes == 0 && geometry.is_slot(self.slot),
+            Kind::Deliver | Kind::Recall => sizes == 0,
         };
         let caches = self.row().filter(|(_, block)| block.state == State::Cached).count();
         let cached_agrees = caches == if is_refill { taker.count as usize } else { 0 };
@@ -224,12 +227,12 @@ impl Change {
             pair(z, self.top),
             pair(a.size, b.size),
             pair(c.size, counts),
-            (if self.kind.is_of_slot() { self.slot } else { count_at }) as u64,
+            count_at as u64,
         ]
     }
 
     fn decode(words: [u64; SLOT_WORDS]) -> Option<Change> {
-        let [what_at, xy, z_top, ab, c_counts, with] = words;
+        let [what_at, xy, z_top, ab, c_counts, count_at] = words;
         let (low, high) = (|pair: u64| pair as u32, |pair: u64| (pair >> 32) as u32);
         let what = low(what_at);
         let kind = match what & 0xff {
@@ -242,8 +245,6 @@ impl Change {
             7 => Kind::Recall,
             _ => return None,
         };
-        let with = usize::try_from(with).ok()?;
-        let (count_at, slot) = if kind.is_of_slot() { (0, with) } else { (with, 0) };
         let block = |shift: u32, size| match what >> shift & 0xff {
             0 => Some(Entry { state: State::Free, size }),
             1 => Some(Entry { state: State::Live, size }),
@@ -257,12 +258,11 @@ impl Change {
             new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_counts))?],
             top: high(z_top),
             taker: Taker {
-                count_at,
+                count_at: usize::try_from(count_at).ok()?,
                 count: high(c_counts) & 0xff,
                 run: high(c_counts) >> 8 & 0xff,
                 size: high(c_counts) >> 16,
             },
-            slot,
         })
     }
 }
