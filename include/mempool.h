@@ -16,7 +16,8 @@
  *           function may be called from a signal handler.
  * Crashes   A process may die at any instruction. Blocks that calls had returned stay live;
  *           a block not yet returned, or whose free had begun, becomes free. A realloc that moves
- *           leaves the one block or the other.
+ *           leaves the one block or the other. mempool_malloc_to makes an allocation and the store
+ *           of its offset one event; mempool_reap frees what the dead left, for who asks for it.
  * Cost      O(1) means: in the number of blocks and in the pool's length.
  * Caches    Threads keep freed blocks for their next calls, in pools of 256 KiB and more: mempool_stats counts
  *           them as cached, mempool_trim gives them back, MEMPOOL_NO_THREAD_CACHES does without.

@@ -2,7 +2,7 @@
 //! not. Damage stays theirs: no two live blocks overlap, and what fits is found.
 
 use mempool::layout::LOCK_OFFSET;
-use mempool::options::{Options, NO_THREAD_CACHES, ZEROED};
+use mempool::options::{Options, NO_THREAD_CACHES, OWNER_TAGS, ZEROED};
 use mempool::Pool;
 use std::collections::BTreeMap;
 
@@ -97,7 +97,9 @@ fn whatever_is_written_over_a_pool_with_caches_no_call_leaves_it() {
         let mut memory = vec![0x5555_5555_5555_5555u64; WORDS + 2 * MARGIN];
         let (before, rest) = memory.split_at_mut(MARGIN);
         let (buffer, behind) = rest.split_at_mut(WORDS);
-        let options = Options { max_threads: 1 + random.below(3) as u32, ..Options::default() };
+        let flags = if random.below(2) == 0 { OWNER_TAGS } else { 0 };
+        let max_threads = 1 + random.below(3) as u32;
+        let options = Options { flags, max_threads, ..Options::default() };
         // SAFETY: the buffer outlives the pool.
         let pool = unsafe { Pool::init(buffer.as_mut_ptr().cast(), WORDS * 8, &options) }.unwrap();
         let range = buffer.as_ptr_range();
@@ -112,12 +114,29 @@ fn whatever_is_written_over_a_pool_with_caches_no_call_leaves_it() {
             let block = blocks[random.below(blocks.len() as u64) as usize];
             // SAFETY: what is no live block is refused or, in a scribbled pool, stays inside it.
             let got = unsafe {
-                match random.below(12) {
+                match random.below(16) {
                     0..5 => pool.malloc(size),
                     5 => pool.calloc(1, size),
                     6 => pool.realloc(block, size),
                     7 => {
                         let _ = (pool.check(), pool.stats(), pool.trim(), pool.recover());
+                        continue;
+                    }
+                    8 => {
+                        let slot = block.wrapping_add(8 * random.below(8) as usize).cast();
+                        let _ = match random.below(3) {
+                            0 => pool.malloc_to(size, slot),
+                            1 => pool.calloc_to(1, size, slot),
+                            _ => pool.free_from(slot),
+                        };
+                        continue;
+                    }
+                    9 => {
+                        let _ = (pool.adopt(block), pool.owner(block), pool.set_label(1));
+                        continue;
+                    }
+                    10 => {
+                        let _ = (pool.abandon(block), pool.reap(None, &mut |_, _| true));
                         continue;
                     }
                     _ => {

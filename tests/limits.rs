@@ -107,7 +107,7 @@ fn bad_options() -> Vec<(&'static str, Options)> {
         with("align SIZE_MAX", |o| o.align = usize::MAX),
         with("min_split 1", |o| o.min_split = 1),
         with("min_split 8", |o| o.min_split = 8),
-        with("an unknown flag", |o| o.flags = 64),
+        with("an unknown flag", |o| o.flags = 128),
         with("all flags", |o| o.flags = u32::MAX),
         with("guard", |o| o.flags = MEMPOOL_GUARD),
         with("fill freed", |o| o.flags = MEMPOOL_FILL_FREED),

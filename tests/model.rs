@@ -912,11 +912,13 @@ fn setup() -> impl Strategy<Value = Setup> {
     let min_split = prop_oneof![3 => Just(0usize), 2 => 9..128usize, 1 => 128..5000usize];
     let flags =
         (prop::bool::weighted(0.25), prop::bool::weighted(0.2), any::<bool>(), any::<bool>());
-    let flags = flags.prop_map(|(apart, whole, zeroed, uncached)| {
+    let flags = (flags, prop::bool::weighted(0.25));
+    let flags = flags.prop_map(|((apart, whole, zeroed, uncached), owned)| {
         (if apart { MEMPOOL_NO_COMPACT } else { 0 })
             | (if whole { MEMPOOL_NO_SPLIT } else { 0 })
             | (if zeroed { MEMPOOL_ZEROED } else { 0 })
             | (if uncached { MEMPOOL_NO_THREAD_CACHES } else { 0 })
+            | (if owned { MEMPOOL_OWNER_TAGS } else { 0 })
     });
     let extra = prop_oneof![1 => 0..64usize, 4 => 64..2048usize, 3 => 2048..65_536usize];
     let extra_granules = prop_oneof![1 => Just(0usize), 1 => 0..12usize];

@@ -61,7 +61,7 @@ static void test_init_refuses(void)
         {{.align = SIZE_MAX / 2 + 1}, "align"},
         {{.min_split = 1}, "min_split"},
         {{.min_split = 8}, "min_split"},
-        {{.flags = 64}, "flag"},
+        {{.flags = 128}, "flag"},
         {{.flags = 0x80000000u}, "flag"},
         {{.flags = MEMPOOL_GUARD}, "GUARD"},
         {{.flags = MEMPOOL_FILL_FREED}, "FILL_FREED"},

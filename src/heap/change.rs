@@ -123,10 +123,9 @@ pub struct Change {
     pub new: [Entry; 3],
     /// Where `top` is then.
     pub top: u32,
-    /// What a magazine holds then; of a refill, how often the first of the row stands there.
+    /// What a magazine holds then; of a refill, how often the first of the row stands there. Of a
+    /// [`Kind::Deliver`] and a [`Kind::Recall`] of the block at `at`, where the slot lies.
     pub taker: Taker,
-    /// Offset of the slot of a [`Kind::Deliver`] or a [`Kind::Recall`] of the block at `at`.
-    pub slot: usize,
 }
 
 impl Change {
@@ -134,7 +133,7 @@ impl Change {
     pub fn new(kind: Kind, at: u32, top: u32) -> Change {
         let none = Entry { state: State::Free, size: 0 };
         let (old, new) = ([NOWHERE; 3], [none; 3]);
-        Change { kind, sweeps: false, at, old, new, top, taker: Taker::NONE, slot: 0 }
+        Change { kind, sweeps: false, at, old, new, top, taker: Taker::NONE }
     }
 
     /// How often the first of the new row stands there.
@@ -178,7 +177,7 @@ impl Change {
                 map.write(starts[index], self.new[index]);
             }
         }
-        if self.taker.count_at != 0 {
+        if self.taker.count_at != 0 && !self.kind.is_of_slot() {
             self.settle(region, map);
         }
     }
@@ -235,7 +234,11 @@ impl Change {
         let taker = self.taker;
         let takes = matches!(self.kind, Kind::Refill | Kind::Loosen);
         let is_none = taker.count_at == 0 && !takes;
-        if taker.count > MAGAZINE_ITEMS || !(is_none || geometry.is_count(taker.count_at)) {
+        let is_taker = match self.kind.is_of_slot() {
+            true => geometry.is_slot(taker.count_at),
+            false => is_none || geometry.is_count(taker.count_at),
+        };
+        if taker.count > MAGAZINE_ITEMS || !is_taker {
             return false;
         }
         if taker.run == 0 || taker.run > MAGAZINE_ITEMS {
@@ -251,8 +254,7 @@ impl Change {
         let is_refill = self.kind == Kind::Refill;
         let cached_agrees = count(State::Cached) == usize::from(is_refill)
             && (!is_refill || self.new[0].state == State::Cached);
-        let slot_agrees =
-            !self.kind.is_of_slot() || end == u64::from(self.at) && geometry.is_slot(self.slot);
+        let slot_agrees = !self.kind.is_of_slot() || end == u64::from(self.at);
         let olds_fit = if self.sweeps {
             self.at <= self.old[0] && self.old[0] <= known
         } else {
@@ -276,12 +278,12 @@ impl Change {
             pair(z, self.top),
             pair(a.size, b.size),
             pair(c.size, counts),
-            (if self.kind.is_of_slot() { self.slot } else { count_at }) as u64,
+            count_at as u64,
         ]
     }
 
     fn decode(words: [u64; SLOT_WORDS]) -> Option<Change> {
-        let [what_at, xy, z_top, ab, c_counts, with] = words;
+        let [what_at, xy, z_top, ab, c_counts, count_at] = words;
         let (low, high) = (|pair: u64| pair as u32, |pair: u64| (pair >> 32) as u32);
         let what = low(what_at);
         let kind = match what & 0xff & !SWEEPS {
@@ -296,8 +298,6 @@ impl Change {
             9 => Kind::Recall,
             _ => return None,
         };
-        let with = usize::try_from(with).ok()?;
-        let (count_at, slot) = if kind.is_of_slot() { (0, with) } else { (with, 0) };
         let block = |shift: u32, size| match what >> shift & 0xff {
             0 => Some(Entry { state: State::Free, size }),
             1 => Some(Entry { state: State::Live, size }),
@@ -313,12 +313,11 @@ impl Change {
             new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_counts))?],
             top: high(z_top),
             taker: Taker {
-                count_at,
+                count_at: usize::try_from(count_at).ok()?,
                 count: high(c_counts) & 0xff,
                 run: high(c_counts) >> 8 & 0xff,
                 size: high(c_counts) >> 16,
             },
-            slot,
         })
     }
 }

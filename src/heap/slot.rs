@@ -16,7 +16,7 @@
 //! may have been freed by who found it there.
 #![forbid(unsafe_code)]
 
-use super::change::{Change, Kind};
+use super::change::{Change, Kind, Taker};
 use super::Heap;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
@@ -34,7 +34,8 @@ impl Heap {
     }
 
     fn change_slot(&self, kind: Kind, granule: u32, slot: usize) -> bool {
-        let change = Change { slot, ..Change::new(kind, granule, self.top()) };
+        let taker = Taker::of_one(slot, 0);
+        let change = Change { taker, ..Change::new(kind, granule, self.top()) };
         self.record.open(&change);
         self.settle_slot(&change)
     }
@@ -43,7 +44,7 @@ impl Heap {
     pub(super) fn settle_slot(&self, change: &Change) -> bool {
         let block = self.geometry.offset(change.at) as u64;
         let (from, to) = if change.kind == Kind::Deliver { (0, block) } else { (block, 0) };
-        let word = self.region.word64(change.slot);
+        let word = self.region.word64(change.taker.count_at);
         word.is_some_and(|word| word.compare_exchange(from, to, AcqRel, Relaxed).is_ok())
     }
 }

@@ -121,6 +121,7 @@ impl Handle {
     }
 
     /// A block from the heap, tagged before anybody can see it.
+    #[inline]
     pub(super) fn alloc(&self, heap: &Heap, granules: u32, alignment: usize) -> Result<u32> {
         if self.geometry.owners == 0 {
             return self.alloc_untagged(heap, granules, alignment);
