@@ -104,6 +104,20 @@ pub fn is_stamped(block: *const u8, offset: u64, usable: usize) -> bool {
         && bytes[12..size].iter().all(|&byte| byte == offset as u8 ^ 0x5a)
 }
 
+/// Whether the first bytes of a block are still those of [`stamp`], after it was moved.
+pub fn keeps_stamp(block: *const u8, offset: u64, size: usize) -> bool {
+    // SAFETY: the caller's own live block of that size, which is 16 or more.
+    let bytes = unsafe { std::slice::from_raw_parts(block, size) };
+    bytes[..8] == offset.to_ne_bytes()
+        && bytes[12..].iter().all(|&byte| byte == offset as u8 ^ 0x5a)
+}
+
+/// A block's size as it was asked for, which its bytes tell.
+pub fn stamped_size(block: *const u8) -> usize {
+    // SAFETY: a live block of 16 bytes or more.
+    unsafe { block.add(8).cast::<u32>().read_unaligned() as usize }
+}
+
 impl Worker {
     /// Allocates, moves and frees until told to stop, saying what it holds. Never allocates
     /// outside the pool: it may be ended anywhere.
