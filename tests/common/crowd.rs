@@ -112,13 +112,15 @@ pub struct Crowd {
     /// Blocks are of at most so many bytes.
     largest: usize,
     is_scarce: bool,
+    /// Its threads do not end before they are told to, and leave alone what others have cached.
+    pub is_calm: bool,
 }
 
 impl Crowd {
     /// Ledgers for so many processes. Where memory is scarce, calls may fail for it.
     pub fn new(processes: usize, largest: usize, is_scarce: bool) -> Crowd {
         let len = size_of::<Board>() + processes * THREADS * size_of::<Ledger>();
-        Crowd { board: Memory::shared(len), processes, largest, is_scarce }
+        Crowd { board: Memory::shared(len), processes, largest, is_scarce, is_calm: false }
     }
 
     fn head(&self) -> &Board {
@@ -194,11 +196,10 @@ impl Crowd {
             |view: &Memory| handle::attach(view.base(), view.len(), &options()).expect("attach");
         let own = view.map(|view| ledger.inside(Call::Other, 0, || attach(view)));
         let pool_here = own.unwrap_or(pool);
-        for _ in 0..100 + random.below(4000) {
-            if self.has_stopped() {
-                break;
-            }
+        let mut rest = 100 + random.below(4000);
+        while rest > 0 && !self.has_stopped() {
             self.step(worker, pool_here, &mut random);
+            rest -= usize::from(!self.is_calm);
         }
         if let Some(own) = own {
             ledger.inside(Call::Other, 0, || own.detach().expect("detach"));
@@ -214,7 +215,7 @@ impl Crowd {
         let ledger = self.ledger(worker);
         ledger.calls.fetch_add(1, Relaxed);
         if random.below(200) == 0 {
-            return ledger.inside(Call::Other, 0, || look(pool, random));
+            return ledger.inside(Call::Other, 0, || self.look(pool, random));
         }
         let at = random.below(SLOTS);
         match ledger.slots[at].load(Relaxed) {
@@ -230,6 +231,18 @@ impl Crowd {
                     6 => free(ledger, at, || pool.free_sized(block, pool.usable_size(block))),
                     _ => free(ledger, at, || pool.free(block)),
                 }
+            }
+        }
+    }
+
+    fn look(&self, pool: Handle, random: &mut Random) {
+        match random.below(16) {
+            0 | 1 if !self.is_calm => pool.trim().expect("trim"),
+            2 if !self.is_calm => pool.recover().map(|_| ()).expect("recover"),
+            3 if random.below(4) == 0 => pool.must_check(),
+            _ => {
+                let stats = pool.stats();
+                assert!(stats.cached_size * 8 <= stats.total, "{} are cached", stats.cached_size);
             }
         }
     }
@@ -491,16 +504,4 @@ fn free(ledger: &Ledger, at: usize, call: impl FnOnce() -> Result<(), handle::St
         call().expect("free");
         put(slot, 0);
     });
-}
-
-fn look(pool: Handle, random: &mut Random) {
-    match random.below(16) {
-        0 | 1 => pool.trim().expect("trim"),
-        2 => pool.recover().map(|_| ()).expect("recover"),
-        3 if random.below(4) == 0 => pool.must_check(),
-        _ => {
-            let stats = pool.stats();
-            assert!(stats.cached_size * 8 <= stats.total, "{} are cached", stats.cached_size);
-        }
-    }
 }
