@@ -9,7 +9,9 @@ use common::crowd::{Crowd, Losses};
 use common::handle::{self, Block};
 use common::memory::error;
 use common::random::Random;
-use common::worker::{free_the_lost, is_stamped, keeps_stamp, stamp, Log, Shared, Worker};
+use common::worker::{
+    fill_cache, free_the_lost, is_stamped, keeps_stamp, stamp, Log, Shared, Worker,
+};
 use common::{options, Handle, Memory, Options};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_int, c_void};
@@ -87,15 +89,6 @@ impl Other {
         drop(self.tasks.take());
         self.thread.take().expect("not ended").join().expect("it ended well");
     }
-}
-
-/// Leaves blocks of many sizes in this thread's cache.
-fn fill_cache(pool: Handle) {
-    for size in [16, 48, 64, 200, 512, 1000] {
-        let blocks: Vec<*mut u8> = (0..200).map(|_| pool.malloc(size).expect("malloc")).collect();
-        blocks.into_iter().for_each(|block| pool.free(block).expect("free"));
-    }
-    assert!(pool.stats().cached_size > 0);
 }
 
 // Threads that end.

@@ -107,7 +107,7 @@ impl Losses {
 
 /// Processes that share a pool, and their ledgers.
 pub struct Crowd {
-    pub board: Memory,
+    board: Memory,
     pub processes: usize,
     /// Blocks are of at most so many bytes.
     largest: usize,
@@ -121,6 +121,11 @@ impl Crowd {
     pub fn new(processes: usize, largest: usize, is_scarce: bool) -> Crowd {
         let len = size_of::<Board>() + processes * THREADS * size_of::<Ledger>();
         Crowd { board: Memory::shared(len), processes, largest, is_scarce, is_calm: false }
+    }
+
+    /// The same as everybody left it.
+    pub fn copy(&self) -> Crowd {
+        Crowd { board: self.board.copy(), ..*self }
     }
 
     fn head(&self) -> &Board {

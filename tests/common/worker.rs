@@ -46,6 +46,15 @@ impl Shared {
     }
 }
 
+/// Leaves blocks of many sizes in this thread's cache.
+pub fn fill_cache(pool: Handle) {
+    for size in [16, 48, 64, 200, 512, 1000] {
+        let blocks: Vec<*mut u8> = (0..200).map(|_| pool.malloc(size).expect("malloc")).collect();
+        blocks.into_iter().for_each(|block| pool.free(block).expect("free"));
+    }
+    assert!(pool.stats().cached_size > 0);
+}
+
 pub fn gettid() -> u32 {
     // SAFETY: takes and touches nothing.
     unsafe { libc::syscall(libc::SYS_gettid) as u32 }
