@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 const PROCESSES: usize = 3;
 /// So many kills, then a rest in which everything is counted.
-const ROUND: u64 = 50;
+const ROUND: u64 = 10;
 /// As many as there are tests of this kind below.
 const SORTS: u64 = 5;
 
@@ -93,10 +93,8 @@ fn die_and_be_replaced(sort: &Sort) {
         let losses = std::mem::take(&mut seen.losses);
         while seen.kills < goal {
             kill_some(&crowd, &shared, &mut children, &mut random, &mut seen);
-            if seen.kills % 10 < 2 {
-                crowd.must_go_on(0..PROCESSES);
-            }
         }
+        crowd.must_go_on(0..PROCESSES);
         crowd.stop(children.into_iter().flatten().collect(), Duration::from_secs(30));
         crowd.all().for_each(|worker| crowd.take_over(worker, pool));
         seen.lost += crowd.judge(pool, &seen.losses);

@@ -179,17 +179,19 @@ impl Scene {
     /// other waits, and nothing changes hands.
     fn hold_on(&self, tid: u32, pause: Duration) {
         let (stacks, start) = (self.stacks(), Instant::now());
+        let waits = self.board().waits.load(SeqCst);
         self.await_calls(|board| &board.hits, 3000);
         assert_ne!(self.stacks(), stacks, "magazines go to the depot and come back");
         while self.shared.word().load(SeqCst) & WAITERS == 0 {
             assert!(start.elapsed() < TOO_LONG, "nobody waits for the lock");
             std::thread::sleep(Duration::from_micros(50));
         }
-        let waits = self.board().waits.load(SeqCst);
         std::thread::sleep(pause);
         self.await_calls(|board| &board.hits, 3000);
         assert_eq!(self.owner(), tid, "the lock was stolen");
-        assert_eq!(self.board().waits.load(SeqCst), waits, "somebody was inside with it");
+        // One call may have ended before the freeze, and not been counted.
+        let more = self.board().waits.load(SeqCst) - waits;
+        assert!(more <= 1, "somebody was inside with it");
     }
 
     /// Nobody who is frozen has the lock: all go on, and what looks for the dead, or for memory, finds

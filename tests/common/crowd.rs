@@ -92,6 +92,10 @@ pub struct Losses {
     pub inside: u64,
     /// Those that could lose a block: each at most one.
     pub in_flight: u64,
+    /// Of these, calls that were getting one.
+    gets: u64,
+    /// Offsets of blocks that were being freed: each may still be there.
+    frees: Vec<u64>,
     /// Offset and bytes of blocks that were being moved: each must be somewhere.
     moves: Vec<(u64, usize)>,
 }
@@ -101,6 +105,8 @@ impl Losses {
     pub fn add(&mut self, judged: &Losses) {
         self.inside += judged.inside;
         self.in_flight += judged.in_flight;
+        self.gets = 0;
+        self.frees.clear();
         self.moves.clear();
     }
 }
@@ -351,16 +357,16 @@ impl Crowd {
             let call = ledger.call.swap(0, Relaxed);
             let slot = ledger.slots[call as usize >> 8].load(Relaxed);
             losses.inside += u64::from(call != 0);
-            let is_lost = match call & 0xff {
-                call if call == Call::Get as u64 => slot == 0,
-                call if call == Call::Free as u64 => slot & MOVING != 0,
-                call if call == Call::Move as u64 && slot & MOVING != 0 => {
+            let is_moving = slot & MOVING != 0;
+            match call & 0xff {
+                call if call == Call::Get as u64 && slot == 0 => losses.gets += 1,
+                call if call == Call::Free as u64 && is_moving => losses.frees.push(slot & OFFSET),
+                call if call == Call::Move as u64 && is_moving => {
                     losses.moves.push((slot & OFFSET, ledger.kept.load(Relaxed) as usize));
-                    true
                 }
-                _ => false,
-            };
-            losses.in_flight += u64::from(is_lost);
+                _ => continue,
+            }
+            losses.in_flight += 1;
         }
     }
 
@@ -415,17 +421,22 @@ impl Crowd {
             assert!(lost.remove(held).is_some(), "{held:#x} is held, and no walk shows it");
         }
         let count = lost.len() as u64;
-        let in_flight = losses.in_flight;
-        assert!(count <= in_flight, "{count} blocks lost, by {in_flight} calls in flight");
+        let mut is_lost = lost.clone();
+        let must_be_few = losses.in_flight;
+        assert!(count <= must_be_few, "{count} blocks lost, by {must_be_few} calls in flight");
         for &(old, kept) in &losses.moves {
             let is_it = |&(&at, &size): &(&u64, &usize)| {
                 size >= kept && keeps_stamp(pool.pointer(at), old, kept)
             };
-            let found = lost.iter().find(is_it).map(|(&at, _)| at);
+            let found = is_lost.iter().find(is_it).map(|(&at, _)| at);
             let found = found.unwrap_or_else(|| panic!("{old:#x} died while it was moved"));
-            pool.free(pool.pointer(found)).expect("free");
-            lost.remove(&found);
+            is_lost.remove(&found);
         }
+        for old in &losses.frees {
+            is_lost.remove(old);
+        }
+        let (rest, gets) = (is_lost.len() as u64, losses.gets);
+        assert!(rest <= gets, "{rest} blocks lost, and {gets} calls were getting one");
         lost.into_keys().for_each(|at| pool.free(pool.pointer(at)).expect("free"));
         assert_eq!(pool.stats().used_count, recorded.len() as u64);
         count
