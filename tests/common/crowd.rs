@@ -109,6 +109,26 @@ impl Losses {
         self.frees.clear();
         self.moves.clear();
     }
+
+    /// Of these blocks, by offset and size, each is one that a call in flight may have left; and what
+    /// was being moved is among them.
+    fn must_explain(&self, pool: Handle, mut lost: BTreeMap<u64, usize>) {
+        let (count, calls) = (lost.len() as u64, self.in_flight);
+        assert!(count <= calls, "{count} blocks lost, by {calls} calls in flight");
+        for &(old, kept) in &self.moves {
+            let is_it = |&(&at, &size): &(&u64, &usize)| {
+                size >= kept && keeps_stamp(pool.pointer(at), old, kept)
+            };
+            let found = lost.iter().find(is_it).map(|(&at, _)| at);
+            let found = found.unwrap_or_else(|| panic!("{old:#x} died while it was moved"));
+            lost.remove(&found);
+        }
+        for old in &self.frees {
+            lost.remove(old);
+        }
+        let (rest, gets) = (lost.len() as u64, self.gets);
+        assert!(rest <= gets, "{rest} blocks lost, and {gets} calls were getting one");
+    }
 }
 
 /// Processes that share a pool, and their ledgers.
@@ -407,8 +427,9 @@ impl Crowd {
         recorded
     }
 
-    /// In the quiet, all ledgers taken over: what is written down is there, what is live besides were
-    /// calls in flight, and is freed. Returns how many these were.
+    /// In the quiet, all ledgers taken over: what is written down is there, and what is live besides
+    /// are blocks that calls in flight were getting, freeing or moving. These are freed. Returns how
+    /// many they were.
     pub fn judge(&self, pool: Handle, losses: &Losses) -> u64 {
         // A block that a dead thread's cache was about to deliver is not lost, and looks live.
         pool.recover().expect("recover");
@@ -420,23 +441,8 @@ impl Crowd {
         for held in &recorded {
             assert!(lost.remove(held).is_some(), "{held:#x} is held, and no walk shows it");
         }
+        losses.must_explain(pool, lost.clone());
         let count = lost.len() as u64;
-        let mut is_lost = lost.clone();
-        let must_be_few = losses.in_flight;
-        assert!(count <= must_be_few, "{count} blocks lost, by {must_be_few} calls in flight");
-        for &(old, kept) in &losses.moves {
-            let is_it = |&(&at, &size): &(&u64, &usize)| {
-                size >= kept && keeps_stamp(pool.pointer(at), old, kept)
-            };
-            let found = is_lost.iter().find(is_it).map(|(&at, _)| at);
-            let found = found.unwrap_or_else(|| panic!("{old:#x} died while it was moved"));
-            is_lost.remove(&found);
-        }
-        for old in &losses.frees {
-            is_lost.remove(old);
-        }
-        let (rest, gets) = (is_lost.len() as u64, losses.gets);
-        assert!(rest <= gets, "{rest} blocks lost, and {gets} calls were getting one");
         lost.into_keys().for_each(|at| pool.free(pool.pointer(at)).expect("free"));
         assert_eq!(pool.stats().used_count, recorded.len() as u64);
         count
