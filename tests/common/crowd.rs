@@ -100,6 +100,15 @@ pub struct Losses {
     moves: Vec<(u64, usize)>,
 }
 
+/// What was found in the quiet.
+pub struct Verdict {
+    /// Blocks that nobody knew of.
+    pub lost: u64,
+    /// Those that were being moved, and seem to be in both places. Hardly ever: where another got the
+    /// old place, and died over that too, it still has the old bytes.
+    pub moved_twice: u64,
+}
+
 impl Losses {
     /// Those of another time, which were judged already.
     pub fn add(&mut self, judged: &Losses) {
@@ -111,23 +120,26 @@ impl Losses {
     }
 
     /// Of these blocks, by offset and size, each is one that a call in flight may have left; and what
-    /// was being moved is among them.
-    fn must_explain(&self, pool: Handle, mut lost: BTreeMap<u64, usize>) {
+    /// was being moved is among them. Returns how many of these seem to be in both places.
+    fn must_explain(&self, pool: Handle, mut lost: BTreeMap<u64, usize>) -> u64 {
         let (count, calls) = (lost.len() as u64, self.in_flight);
         assert!(count <= calls, "{count} blocks lost, by {calls} calls in flight");
+        let mut twice = 0;
         for &(old, kept) in &self.moves {
             let is_it = |&(&at, &size): &(&u64, &usize)| {
                 size >= kept && keeps_stamp(pool.pointer(at), old, kept)
             };
-            let found = lost.iter().find(is_it).map(|(&at, _)| at);
-            let found = found.unwrap_or_else(|| panic!("{old:#x} died while it was moved"));
-            lost.remove(&found);
+            let mut found = lost.iter().filter(is_it).map(|(&at, _)| at);
+            let Some(place) = found.next() else { panic!("{old:#x} died while it was moved") };
+            twice += u64::from(found.next().is_some());
+            lost.remove(&place);
         }
         for old in &self.frees {
             lost.remove(old);
         }
         let (rest, gets) = (lost.len() as u64, self.gets);
         assert!(rest <= gets, "{rest} blocks lost, and {gets} calls were getting one");
+        twice
     }
 }
 
@@ -245,7 +257,7 @@ impl Crowd {
     fn step(&self, worker: usize, pool: Handle, random: &mut Random) {
         let ledger = self.ledger(worker);
         ledger.calls.fetch_add(1, Relaxed);
-        if random.below(200) == 0 {
+        if random.below(64) == 0 {
             return ledger.inside(Call::Other, 0, || self.look(pool, random));
         }
         let at = random.below(SLOTS);
@@ -268,9 +280,9 @@ impl Crowd {
 
     fn look(&self, pool: Handle, random: &mut Random) {
         match random.below(16) {
-            0 | 1 if !self.is_calm => pool.trim().expect("trim"),
-            2 if !self.is_calm => pool.recover().map(|_| ()).expect("recover"),
-            3 if random.below(4) == 0 => pool.must_check(),
+            0..6 if !self.is_calm => pool.trim().expect("trim"),
+            6 if !self.is_calm => pool.recover().map(|_| ()).expect("recover"),
+            7 if random.below(4) == 0 => pool.must_check(),
             _ => {
                 let stats = pool.stats();
                 assert!(stats.cached_size * 8 <= stats.total, "{} are cached", stats.cached_size);
@@ -428,9 +440,8 @@ impl Crowd {
     }
 
     /// In the quiet, all ledgers taken over: what is written down is there, and what is live besides
-    /// are blocks that calls in flight were getting, freeing or moving. These are freed. Returns how
-    /// many they were.
-    pub fn judge(&self, pool: Handle, losses: &Losses) -> u64 {
+    /// are blocks that calls in flight were getting, freeing or moving. These are freed.
+    pub fn judge(&self, pool: Handle, losses: &Losses) -> Verdict {
         // A block that a dead thread's cache was about to deliver is not lost, and looks live.
         pool.recover().expect("recover");
         pool.must_check();
@@ -441,11 +452,11 @@ impl Crowd {
         for held in &recorded {
             assert!(lost.remove(held).is_some(), "{held:#x} is held, and no walk shows it");
         }
-        losses.must_explain(pool, lost.clone());
+        let moved_twice = losses.must_explain(pool, lost.clone());
         let count = lost.len() as u64;
         lost.into_keys().for_each(|at| pool.free(pool.pointer(at)).expect("free"));
         assert_eq!(pool.stats().used_count, recorded.len() as u64);
-        count
+        Verdict { lost: count, moved_twice }
     }
 
     /// In the quiet: all that is written down goes back.
