@@ -13,7 +13,8 @@
  *           lists, a call on a pool may find it released (NOT_A_POOL) or damaged (CORRUPTED),
  *           or itself in a signal handler that interrupted another call on it (BUSY).
  * Threads   "Any, at any time" means any thread of any process, whatever the others do. No
- *           function may be called from a signal handler.
+ *           function may be called from a signal handler. None is a cancellation point: a thread
+ *           that is cancelled ends between calls.
  * Crashes   A process may die at any instruction. Blocks that calls had returned stay live;
  *           a block not yet returned, or whose free had begun, becomes free. A realloc that moves
  *           leaves the one block or the other. mempool_malloc_to makes an allocation and the store

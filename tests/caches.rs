@@ -4,11 +4,14 @@
 mod common;
 
 use ::mempool::abi::*;
-use common::child::{self, Child, End};
+use common::child::{self, End};
+use common::crowd::{Crowd, Losses};
 use common::handle::{self, Block};
 use common::memory::error;
 use common::random::Random;
-use common::worker::{free_the_lost, is_stamped, stamp, Log, Shared, Worker, IN_MOTION};
+use common::worker::{
+    fill_cache, free_the_lost, is_stamped, keeps_stamp, stamp, Log, Shared, Worker,
+};
 use common::{options, Handle, Memory, Options};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_int, c_void};
@@ -86,202 +89,6 @@ impl Other {
         drop(self.tasks.take());
         self.thread.take().expect("not ended").join().expect("it ended well");
     }
-}
-
-/// Leaves blocks of many sizes in this thread's cache.
-fn fill_cache(pool: Handle) {
-    for size in [16, 48, 64, 200, 512, 1000] {
-        let blocks: Vec<*mut u8> = (0..200).map(|_| pool.malloc(size).expect("malloc")).collect();
-        blocks.into_iter().for_each(|block| pool.free(block).expect("free"));
-    }
-    assert!(pool.stats().cached_size > 0);
-}
-
-// Processes that die.
-
-const THREADS: usize = 3;
-/// Blocks on their way from one thread to another, of whichever process.
-const EXCHANGE: usize = 64;
-
-/// Whether the first bytes of a block are still those of [`stamp`], after it was moved.
-fn keeps_stamp(block: *const u8, offset: u64, size: usize) -> bool {
-    // SAFETY: the caller's own live block of that size, which is 16 or more.
-    let bytes = unsafe { std::slice::from_raw_parts(block, size) };
-    bytes[..8] == offset.to_ne_bytes()
-        && bytes[12..].iter().all(|&byte| byte == offset as u8 ^ 0x5a)
-}
-
-/// A block's size as it was asked for, which its bytes tell.
-fn stamped_size(block: *const u8) -> usize {
-    // SAFETY: a live block of 16 bytes or more.
-    unsafe { block.add(8).cast::<u32>().read_unaligned() as usize }
-}
-
-/// Allocates, moves, passes on and frees until told to stop, saying what it holds. Never allocates
-/// outside the pool: it may be killed anywhere. Where memory is scarce calls may fail for it.
-fn churn(worker: &Worker, exchange: &[AtomicU64], pool: Handle, seed: u64, is_scarce: bool) {
-    let mut random = Random(seed);
-    while worker.stop.load(Relaxed) == 0 {
-        worker.calls.fetch_add(1, Relaxed);
-        if random.below(1000) == 0 {
-            pool.trim().expect("trim");
-        }
-        let slot = &worker.slots[random.below(worker.slots.len())];
-        let held = slot.load(Relaxed);
-        let size = match random.below(64) {
-            0 => random.log_uniform(16, 65_536),
-            1..8 => random.log_uniform(16, 4096),
-            _ => 16 + random.below(400),
-        };
-        let answer = if held == 0 {
-            match random.below(8) {
-                0 => pool.aligned_alloc(64, size),
-                1 => pool.calloc(1, size).inspect(|&block| {
-                    // SAFETY: our own new block.
-                    let bytes = unsafe { std::slice::from_raw_parts(block, size) };
-                    assert!(bytes.iter().all(|&byte| byte == 0));
-                }),
-                _ => pool.malloc(size),
-            }
-        } else {
-            let block = pool.pointer(held);
-            assert!(is_stamped(block, held, pool.usable_size(block)), "lost {held:#x}");
-            let old_size = stamped_size(block);
-            slot.store(held | IN_MOTION, Relaxed);
-            match random.below(8) {
-                0 => pool.realloc(block, size).inspect(|&moved| {
-                    assert!(keeps_stamp(moved, held, size.min(old_size)), "moved {held:#x}");
-                }),
-                1..5 => {
-                    let other = exchange[random.below(exchange.len())].swap(held, AcqRel);
-                    slot.store(other, Relaxed);
-                    continue;
-                }
-                5 => {
-                    pool.free_sized(block, old_size).expect("free_sized");
-                    slot.store(0, Relaxed);
-                    continue;
-                }
-                _ => {
-                    pool.free(block).expect("free");
-                    slot.store(0, Relaxed);
-                    continue;
-                }
-            }
-        };
-        match answer {
-            Ok(block) => {
-                let offset = pool.offset(block);
-                stamp(block, offset, size);
-                slot.store(offset, Relaxed);
-            }
-            Err(MEMPOOL_ERR_OUT_OF_MEMORY) if is_scarce => slot.store(held, Relaxed),
-            Err(status) => panic!("{size} bytes: {status}: {}", handle::last_message()),
-        }
-    }
-}
-
-/// What processes of several threads say of themselves, and the blocks between them.
-struct Crowd {
-    log: Log,
-    exchange: Memory,
-    is_scarce: bool,
-}
-
-impl Crowd {
-    fn new(processes: usize, is_scarce: bool) -> Crowd {
-        let exchange = Memory::shared(EXCHANGE * 8);
-        Crowd { log: Log::new(processes * THREADS), exchange, is_scarce }
-    }
-
-    fn exchange(&self) -> &[AtomicU64] {
-        // SAFETY: inside the mapping, aligned, atomics of which zero is a value.
-        unsafe { std::slice::from_raw_parts(self.exchange.base().cast(), EXCHANGE) }
-    }
-
-    fn workers(&self, process: usize) -> impl Iterator<Item = &Worker> {
-        (0..THREADS).map(move |thread| self.log.worker(process * THREADS + thread))
-    }
-
-    /// Starts a process, which goes on with the blocks of the one before it.
-    fn start(&self, process: usize, pool: Handle, seed: u64) -> Child {
-        child::fork(|| {
-            std::thread::scope(|scope| {
-                for (thread, worker) in self.workers(process).enumerate() {
-                    let seed = seed * THREADS as u64 + thread as u64;
-                    scope.spawn(move || {
-                        churn(worker, self.exchange(), pool, seed, self.is_scarce);
-                    });
-                }
-            });
-            0
-        })
-    }
-
-    /// All blocks that somebody knows of go back.
-    fn give_back(&self, pool: Handle, processes: usize) {
-        for worker in (0..processes).flat_map(|process| self.workers(process)) {
-            worker.settle(pool);
-            worker.give_back(pool);
-        }
-        for slot in self.exchange() {
-            let held = slot.swap(0, Relaxed);
-            if held != 0 {
-                let block = pool.pointer(held);
-                assert!(is_stamped(block, held, pool.usable_size(block)), "lost {held:#x}");
-                pool.free(block).expect("free");
-            }
-        }
-    }
-}
-
-fn die_and_be_replaced(len: usize, max_threads: u32, is_scarce: bool) {
-    const PROCESSES: usize = 3;
-    let shared = with_caches(Memory::shared(len), max_threads);
-    let (pool, first) = (shared.pool, shared.pool.stats().top);
-    let crowd = Crowd::new(PROCESSES, is_scarce);
-    let mut random = Random(len as u64);
-    let mut children: Vec<Option<Child>> =
-        (0..PROCESSES).map(|at| Some(crowd.start(at, pool, at as u64))).collect();
-    let (mut kills, start) = (0, Instant::now());
-    while start.elapsed() < chance() / 2 || kills < 20 {
-        std::thread::sleep(Duration::from_micros(random.below(3000) as u64));
-        let at = random.below(PROCESSES);
-        let end = children[at].take().expect("it lives").kill();
-        assert_eq!(end, End::Signal(libc::SIGKILL), "it gave up before");
-        kills += 1;
-        crowd.workers(at).for_each(|worker| worker.settle(pool));
-        children[at] = Some(crowd.start(at, pool, PROCESSES as u64 + kills));
-        if kills % 16 == 0 {
-            pool.must_check();
-            let others = (0..PROCESSES).filter(|&other| other != at);
-            others.flat_map(|other| crowd.workers(other)).for_each(|worker| worker.must_go_on());
-        }
-        let stats = pool.stats();
-        assert!(stats.cached_size * 8 <= stats.total, "{} are cached", stats.cached_size);
-    }
-    let all = || (0..PROCESSES).flat_map(|at| crowd.workers(at));
-    all().for_each(|worker| worker.stop.store(1, Relaxed));
-    for child in children.into_iter().flatten() {
-        assert_eq!(child.wait(LIMIT), Some(End::Exit(0)));
-    }
-    crowd.give_back(pool, PROCESSES);
-    pool.must_check();
-    let calls: u64 = all().map(|worker| worker.calls.load(Relaxed)).sum();
-    eprintln!("{kills} processes killed in {calls} calls; {} recoveries", pool.stats().recoveries);
-    free_the_lost(pool, kills * THREADS as u64);
-    shared.must_be_whole(first);
-}
-
-#[test]
-fn killed_at_random_processes_of_many_threads_lose_nothing_of_the_others() {
-    child::run(LIMIT + chance(), || die_and_be_replaced(16 << 20, 24, false));
-}
-
-/// The same where magazines go back to the heap all the time, and memory ends.
-#[test]
-fn killed_at_random_where_memory_is_scarce_they_lose_nothing_either() {
-    child::run(LIMIT + chance(), || die_and_be_replaced(SMALLEST, 12, true));
 }
 
 // Threads that end.
@@ -903,18 +710,12 @@ fn without_a_cache_threads_work_through_the_lock() {
     child::run(LIMIT, || {
         let shared = with_caches(Memory::shared(16 << 20), 2);
         let (pool, first) = (shared.pool, shared.pool.stats().top);
-        let crowd = Log::new(16);
-        let exchange: Vec<AtomicU64> = (0..EXCHANGE).map(|_| AtomicU64::new(0)).collect();
+        let crowd = Crowd::new(5, 16 << 10, false);
         std::thread::scope(|scope| {
-            let exchange = exchange.as_slice();
-            let workers = (0..16).map(|at| crowd.worker(at));
-            let threads: Vec<_> = workers
-                .clone()
-                .enumerate()
-                .map(|(at, worker)| {
-                    scope.spawn(move || churn(worker, exchange, pool, at as u64, false))
-                })
-                .collect();
+            let (crowd, shared) = (&crowd, &shared);
+            for part in 0..crowd.processes {
+                scope.spawn(move || crowd.work(part, shared, part as u64));
+            }
             let start = Instant::now();
             let mut most = 0;
             while start.elapsed() < Duration::from_millis(800) {
@@ -924,17 +725,11 @@ fn without_a_cache_threads_work_through_the_lock() {
                 pool.must_check();
             }
             assert_eq!(most, 2, "as many as there are are used");
-            workers.clone().for_each(|worker| worker.must_go_on());
-            workers.clone().for_each(|worker| worker.stop.store(1, Relaxed));
-            threads.into_iter().for_each(|thread| thread.join().expect("it ended well"));
+            crowd.must_go_on(0..crowd.processes);
+            crowd.let_stop(true);
         });
-        for worker in (0..16).map(|at| crowd.worker(at)) {
-            worker.settle(pool);
-            worker.give_back(pool);
-        }
-        for slot in &exchange {
-            pool.free(pool.pointer(slot.load(Relaxed))).expect("free");
-        }
+        assert_eq!(crowd.judge(pool, &Losses::default()).lost, 0);
+        crowd.give_back(pool);
         shared.must_be_whole(first);
     });
 }

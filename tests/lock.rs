@@ -1,5 +1,5 @@
-//! The lock, among processes that really die: killed at random and inside calls, stopped, or a
-//! single thread of them ended; and words that no owner ever wrote.
+//! The lock, among processes that really die: killed inside calls, stopped, or a single thread of
+//! them ended; and words that no owner ever wrote.
 
 mod common;
 
@@ -39,53 +39,6 @@ fn shared(len: usize) -> Shared {
 
 fn pool_in(memory: Memory) -> Shared {
     Shared::with(memory, no_caches().flags)
-}
-
-#[test]
-fn killed_at_random_a_process_loses_nothing_of_the_others() {
-    const WORKERS: usize = 3;
-    child::run(LIMIT + chance(), || {
-        let shared = shared(8 << 20);
-        let (pool, first) = (shared.pool, shared.pool.stats().top);
-        let log = Log::new(WORKERS);
-        let mut random = Random(1);
-        let mut children: Vec<Option<Child>> =
-            (0..WORKERS).map(|at| Some(log.worker(at).start(pool, at as u64))).collect();
-        let (mut kills, start) = (0, Instant::now());
-        while start.elapsed() < chance() || pool.stats().recoveries < LUCK {
-            std::thread::sleep(Duration::from_micros(random.below(800) as u64));
-            // One, or two at once.
-            let from = random.below(WORKERS);
-            let victims = (0..1 + random.below(2)).map(|k| (from + k) % WORKERS);
-            let dying: Vec<(usize, Child)> =
-                victims.map(|at| (at, children[at].take().expect("it lives"))).collect();
-            dying.iter().for_each(|(_, child)| child.signal(libc::SIGKILL));
-            for (at, child) in dying {
-                assert_eq!(child.kill(), End::Signal(libc::SIGKILL), "it gave up before");
-                kills += 1;
-                log.worker(at).settle(pool);
-                // The next one goes on with the same blocks.
-                children[at] = Some(log.worker(at).start(pool, WORKERS as u64 + kills));
-            }
-            if kills % 64 == 0 {
-                pool.must_check();
-                (0..WORKERS).for_each(|at| log.worker(at).must_go_on());
-            }
-        }
-        (0..WORKERS).for_each(|at| log.worker(at).stop.store(1, Relaxed));
-        for child in children.into_iter().flatten() {
-            assert_eq!(child.wait(LIMIT), Some(End::Exit(0)));
-        }
-        (0..WORKERS).for_each(|at| {
-            log.worker(at).settle(pool);
-            log.worker(at).give_back(pool);
-        });
-        pool.must_check();
-        let recoveries = pool.stats().recoveries;
-        eprintln!("{kills} processes killed, {recoveries} of them holding the lock");
-        free_the_lost(pool, kills);
-        shared.must_be_whole(first);
-    });
 }
 
 /// Stops a worker at a moment when it holds the lock.

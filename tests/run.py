@@ -109,7 +109,11 @@ def environment(soak):
         PYTHONDONTWRITEBYTECODE="1",
     )
     if soak:
-        env.update(MEMPOOL_TEST_SECONDS=os.environ.get("SOAK_SECONDS", "60"), PROPTEST_CASES="20000")
+        env.update(
+            MEMPOOL_TEST_SECONDS=os.environ.get("SOAK_SECONDS", "60"),
+            MEMPOOL_TEST_KILLS="20000",
+            PROPTEST_CASES="20000",
+        )
     return env
 
 

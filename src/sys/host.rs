@@ -11,8 +11,9 @@ pub const PAGE_BYTES: usize = 4096;
 /// Random bits, from the kernel; from addresses and clocks where it gives none.
 pub fn random() -> u64 {
     let mut value = 0u64;
+    let into = ptr::addr_of_mut!(value);
     // SAFETY: the buffer is valid for its eight bytes.
-    let got = unsafe { libc::getrandom(ptr::addr_of_mut!(value).cast(), 8, libc::GRND_NONBLOCK) };
+    let got = unsafe { libc::syscall(libc::SYS_getrandom, into, 8usize, libc::GRND_NONBLOCK) };
     if got == 8 {
         return value;
     }
@@ -175,21 +176,22 @@ impl Path {
     }
 }
 
-/// A file opened for reading, without allocating.
+/// A file opened for reading, without allocating. By bare system calls: the C library's functions are
+/// cancellation points, and a thread must not be cancelled inside a call.
 struct File(libc::c_int);
 
 impl File {
     fn open(path: &Path) -> Option<File> {
+        let (path, how) = (path.bytes.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
         // SAFETY: the path ends with NUL.
-        let file =
-            unsafe { libc::open(path.bytes.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) };
-        (file >= 0).then_some(File(file))
+        let file = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, how, 0) };
+        (file >= 0).then_some(File(file as libc::c_int))
     }
 
     /// 0 at the end and at errors.
     fn read(&self, into: &mut [u8]) -> usize {
         // SAFETY: the buffer is valid for its length.
-        let len = unsafe { libc::read(self.0, into.as_mut_ptr().cast(), into.len()) };
+        let len = unsafe { libc::syscall(libc::SYS_read, self.0, into.as_mut_ptr(), into.len()) };
         usize::try_from(len).unwrap_or(0)
     }
 }
@@ -197,7 +199,7 @@ impl File {
 impl Drop for File {
     fn drop(&mut self) {
         // SAFETY: opened by us, closed once.
-        unsafe { libc::close(self.0) };
+        unsafe { libc::syscall(libc::SYS_close, self.0) };
     }
 }
 

@@ -1,5 +1,6 @@
 //! Memory for pools: shared or private, mapped once or twice, a trap on either side of it.
 
+use std::os::fd::IntoRawFd;
 use std::ptr;
 
 pub const PAGE: usize = 4096;
@@ -31,6 +32,23 @@ impl Memory {
         let answer = unsafe { libc::ftruncate(file, len as libc::off_t) };
         assert_eq!(answer, 0, "ftruncate to {len}: {}", error());
         Memory::map(file, len, PAGE)
+    }
+
+    /// A file on a disk, made and filled with zeros if it is not there.
+    pub fn file(path: &std::path::Path, len: usize) -> Memory {
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let len = len.next_multiple_of(PAGE);
+        file.set_len(len as u64).expect("the file has its length");
+        Memory::map(file.into_raw_fd(), len, PAGE)
+    }
+
+    /// Other memory with the same bytes.
+    pub fn copy(&self) -> Memory {
+        let copy = Memory::shared(self.len);
+        copy.bytes_mut(0, self.len).copy_from_slice(self.bytes(0, self.len));
+        copy
     }
 
     /// Zero bytes of this process's own. Huge pages are off: what a test counts as touched is

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports)] // each test binary uses its own part
 
 pub mod child;
+pub mod crowd;
 pub mod handle;
 pub mod memory;
 pub mod random;

@@ -46,6 +46,15 @@ impl Shared {
     }
 }
 
+/// Leaves blocks of many sizes in this thread's cache.
+pub fn fill_cache(pool: Handle) {
+    for size in [16, 48, 64, 200, 512, 1000] {
+        let blocks: Vec<*mut u8> = (0..200).map(|_| pool.malloc(size).expect("malloc")).collect();
+        blocks.into_iter().for_each(|block| pool.free(block).expect("free"));
+    }
+    assert!(pool.stats().cached_size > 0);
+}
+
 pub fn gettid() -> u32 {
     // SAFETY: takes and touches nothing.
     unsafe { libc::syscall(libc::SYS_gettid) as u32 }
@@ -102,6 +111,20 @@ pub fn is_stamped(block: *const u8, offset: u64, usable: usize) -> bool {
     bytes[..8] == offset.to_ne_bytes()
         && (12..=usable).contains(&size)
         && bytes[12..size].iter().all(|&byte| byte == offset as u8 ^ 0x5a)
+}
+
+/// Whether the first bytes of a block are still those of [`stamp`], after it was moved.
+pub fn keeps_stamp(block: *const u8, offset: u64, size: usize) -> bool {
+    // SAFETY: the caller's own live block of that size, which is 16 or more.
+    let bytes = unsafe { std::slice::from_raw_parts(block, size) };
+    bytes[..8] == offset.to_ne_bytes()
+        && bytes[12..].iter().all(|&byte| byte == offset as u8 ^ 0x5a)
+}
+
+/// A block's size as it was asked for, which its bytes tell.
+pub fn stamped_size(block: *const u8) -> usize {
+    // SAFETY: a live block of 16 bytes or more.
+    unsafe { block.add(8).cast::<u32>().read_unaligned() as usize }
 }
 
 impl Worker {

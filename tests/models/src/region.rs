@@ -1,33 +1,36 @@
 //! Stands for the library's module of this name: the same calls, over loom's atomics. A word comes
 //! into being when it is first looked at, as zero.
 
-use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicU8, Ordering::Relaxed};
+use crate::atomic::{AtomicU32, AtomicU64, AtomicU8};
+use loom::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 #[derive(Default)]
 struct Words {
-    bytes: BTreeMap<usize, &'static AtomicU8>,
-    halves: BTreeMap<usize, &'static AtomicU32>,
-    words: BTreeMap<usize, &'static AtomicU64>,
+    bytes: BTreeMap<usize, Box<AtomicU8>>,
+    halves: BTreeMap<usize, Box<AtomicU32>>,
+    words: BTreeMap<usize, Box<AtomicU64>>,
 }
 
-/// A buffer of zeros. Each offset is looked at by one width only.
-#[derive(Clone, Copy)]
+/// A buffer of zeros. Each offset is looked at by one width only, but for those whose whole word was
+/// looked at first.
+#[derive(Clone)]
 pub struct Region {
-    words: &'static Mutex<Words>,
+    words: Arc<Mutex<Words>>,
     len: usize,
 }
 
-/// Lives as long as the test: loom's own bookkeeping ends with each run.
-fn leak<T>(value: T) -> &'static T {
-    Box::leak(Box::new(value))
+/// For as long as its region: words are boxed, and never go before the region does.
+fn stays<'a, T>(word: &T) -> &'a T {
+    // SAFETY: see above; the callers bind the lifetime to that of the region.
+    unsafe { &*std::ptr::from_ref(word) }
 }
 
 #[allow(clippy::len_without_is_empty)] // as the library's
 impl Region {
     pub fn new(len: usize) -> Region {
-        Region { words: leak(Mutex::default()), len }
+        Region { words: Arc::default(), len }
     }
 
     pub fn address(&self) -> usize {
@@ -38,19 +41,21 @@ impl Region {
         self.len
     }
 
-    fn byte(&self, at: usize) -> &'static AtomicU8 {
+    fn byte(&self, at: usize) -> &AtomicU8 {
         let mut words = self.words.lock().unwrap();
-        words.bytes.entry(at).or_insert_with(|| leak(AtomicU8::new(0)))
+        stays(words.bytes.entry(at).or_insert_with(|| Box::new(AtomicU8::new(0))))
     }
 
-    pub fn word32(&self, at: usize) -> Option<&'static AtomicU32> {
+    pub fn word32(&self, at: usize) -> Option<&AtomicU32> {
         let mut words = self.words.lock().unwrap();
-        Some(words.halves.entry(at).or_insert_with(|| leak(AtomicU32::new(0))))
+        let whole = words.words.get(&at).map(|whole| AtomicU32::LowHalf((**whole).clone()));
+        let new = || Box::new(whole.unwrap_or_else(|| AtomicU32::new(0)));
+        Some(stays(words.halves.entry(at).or_insert_with(new)))
     }
 
-    pub fn word64(&self, at: usize) -> Option<&'static AtomicU64> {
+    pub fn word64(&self, at: usize) -> Option<&AtomicU64> {
         let mut words = self.words.lock().unwrap();
-        Some(words.words.entry(at).or_insert_with(|| leak(AtomicU64::new(0))))
+        Some(stays(words.words.entry(at).or_insert_with(|| Box::new(AtomicU64::new(0)))))
     }
 
     pub fn load8(&self, at: usize) -> u8 {

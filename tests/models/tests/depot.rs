@@ -7,10 +7,14 @@
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 use models::cache::{self, Caches, Thread};
+use models::death;
 use models::depot::{Bound, Depot, Owner, Stack};
-use models::layout::{Geometry, ITEMS_AT};
+use models::layout::{Geometry, ITEMS_AT, LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET};
+use models::locks::lock::Lock;
 use models::options::Options;
 use models::region::Region;
+use models::sys::{self, Quirks};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 const CLASS: u8 = 3;
 const LEN: usize = 1 << 18;
@@ -89,6 +93,33 @@ impl Pool {
     /// What the living do for a dead thread's cache, as far as magazines go.
     fn bury(&self, cache: u32) {
         let _held = self.lock.lock().unwrap();
+        self.recover_cache(cache);
+    }
+
+    /// The same under the lock that outlives who buries, as a thread of a process of its own.
+    fn bury_as(&self, tid: u32, cache: u32) {
+        sys::be(tid, 1, Quirks::default());
+        let lock = Lock::new(self.region.clone(), LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET);
+        let held = lock.acquire().expect("a lock");
+        if held.owner_died {
+            self.recover_holder();
+        }
+        if self.caches().thread(cache).is_some() {
+            self.recover_cache(cache);
+        }
+    }
+
+    fn recover_holder(&self) {
+        let depot = self.depot();
+        for Bound { magazine, owner, class } in depot.bound() {
+            if owner == Owner::Holder {
+                depot.give(magazine, class, Stack::Full);
+            }
+        }
+        depot.recount();
+    }
+
+    fn recover_cache(&self, cache: u32) {
         let depot = self.depot();
         for Bound { magazine, owner, class } in depot.bound() {
             if !owner.is_cache(cache) {
@@ -340,4 +371,71 @@ fn giving_all_back_meets_those_who_take_and_give() {
         all.sort_unstable();
         assert_eq!(all, [1, 2], "each is in one place");
     });
+}
+
+/// Who buries the dead may die of it at any step; another does it after, or with him, while a third
+/// takes and gives magazines. Whether anybody died.
+fn a_burier_dies(steps: u32) -> bool {
+    let any_dead = std::sync::Arc::new(AtomicBool::new(false));
+    let seen = any_dead.clone();
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(1);
+    builder.max_branches = 10_000;
+    builder.check(move || {
+        let pool = Pool::new();
+        sys::be(9, 1, Quirks::default());
+        for word in [LOCK_OFFSET, TURN_OFFSET] {
+            pool.region.store32(word, 0);
+        }
+        pool.region.store32(NAMESPACE_OFFSET, sys::pid_namespace());
+        let (dead, living) = (pool.claim(11), pool.claim(12));
+        let mine = pool.filled(living, &[9]);
+        pool.filled(dead, &[5, 6]);
+        pool.filled(dead, &[]);
+        let cache = cache::number(dead);
+        let other = pool.clone();
+        let seen = seen.clone();
+        let mortal = thread::spawn(move || {
+            sys::be(31, 1, Quirks::default());
+            let lived = death::mortal(steps, || other.bury_as(31, cache));
+            seen.fetch_or(!lived, SeqCst);
+        });
+        let other = pool.clone();
+        let next = thread::spawn(move || other.bury_as(32, cache));
+        pool.depot().give(mine, CLASS, Stack::Full);
+        let got = pool.depot().take(CLASS, Stack::Full, Owner::Cache(living));
+        if let Some(got) = got {
+            assert!([vec![9], vec![5, 6]].contains(&pool.blocks(got)), "whole, or not at all");
+        }
+        mortal.join().unwrap();
+        next.join().unwrap();
+        // Whatever the last of them left, the next holder sees to.
+        pool.bury_as(33, cache);
+        let depot = pool.depot();
+        assert_eq!(pool.all(), [5, 6, 9]);
+        assert_eq!(pool.caches().thread(cache), None, "its cache is anybody's");
+        let bound: Vec<Bound> = depot.bound().collect();
+        let is_in_order = |bound: &Bound| match bound.owner {
+            Owner::Depot(class) => class == CLASS,
+            Owner::Cache(token) => token == living && Some(bound.magazine) == got,
+            _ => false,
+        };
+        assert!(bound.iter().all(is_in_order), "{bound:?}");
+        let hoard: u32 =
+            bound.iter().map(|b| Depot::share(CLASS, depot.rounds(b.magazine, CLASS))).sum();
+        assert_eq!(depot.room(), pool.geometry.hoard_max() - hoard, "what is bound is counted");
+        // Given but on no stack, since its giver died: found by who goes through all.
+        let stacked = pool.stacked(Stack::Full);
+        let left = depot.bound().filter(|bound| bound.owner == Owner::Depot(CLASS)).count();
+        assert!(left <= 1, "one death, one of them");
+        assert_eq!(stacked + left + usize::from(got.is_some()), bound.len());
+    });
+    any_dead.load(SeqCst)
+}
+
+#[test]
+fn who_buries_the_dead_and_dies_is_followed_by_another() {
+    let steps = (0..500).find(|&steps| !a_burier_dies(steps)).expect("it comes to an end");
+    println!("a death at each of {steps} steps");
+    assert!(steps > 20);
 }

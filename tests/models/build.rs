@@ -1,0 +1,205 @@
+//! Makes of the library's own sources what the models run: the lock over words that are watched, as
+//! it is and in weakened variants, each of which must be found out; and the heap over a buffer whose
+//! every store may be the last.
+//!
+//! A variant whose words are no longer in the source ends the build: then it has to be thought anew.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+const LIBRARY: &str = "../../src";
+
+/// name, what stands in the source, what the variant has instead
+const VARIANTS: &[(&str, &str, &str)] = &[
+    (
+        "wakes_nobody",
+        "            sys::wake(self.word);",
+        "            let _ = &self.word;",
+    ),
+    (
+        "releases_by_a_store",
+        "if self.word.swap(0, Release) & WAITERS != 0 {",
+        "let seen = self.word.load(Relaxed);\n        self.word.store(0, Release);\n        if seen & WAITERS != 0 {",
+    ),
+    (
+        "releases_without_order",
+        "self.word.swap(0, Release)",
+        "self.word.swap(0, Relaxed)",
+    ),
+    (
+        "takes_without_order",
+        "word.compare_exchange(0, me.tid, Acquire, Relaxed).is_ok()",
+        "word.compare_exchange(0, me.tid, Relaxed, Relaxed).is_ok()",
+    ),
+    (
+        "forgets_others_after_sleeping",
+        "let mine = me.tid | waiters | seen & WAITERS;",
+        "let mine = me.tid | seen & WAITERS;",
+    ),
+    (
+        "sleeps_unseen",
+        "if seen != asleep && word.compare_exchange(seen, asleep, Relaxed, Relaxed).is_err() {",
+        "let asleep = seen;\n            if false {",
+    ),
+    (
+        "announces_too_late",
+        "        let announcement = me.announce(word);\n        word.compare_exchange(0, me.tid, Acquire, Relaxed).is_ok().then_some(announcement)",
+        "        let won = word.compare_exchange(0, me.tid, Acquire, Relaxed).is_ok();\n        let announcement = me.announce(word);\n        won.then_some(announcement)",
+    ),
+    (
+        "announces_a_takeover_too_late",
+        "                let announcement = me.announce(word);\n                let mine = me.tid | waiters | seen & WAITERS;\n                if word.compare_exchange(seen, mine, Acquire, Relaxed).is_ok() {",
+        "                let mine = me.tid | waiters | seen & WAITERS;\n                let won = word.compare_exchange(seen, mine, Acquire, Relaxed).is_ok();\n                let announcement = me.announce(word);\n                if won {",
+    ),
+    (
+        "withdraws_too_early",
+        "        if self.word.swap(0, Release) & WAITERS != 0 {",
+        "        self._announcement.withdraw();\n        if self.word.swap(0, Release) & WAITERS != 0 {",
+    ),
+    (
+        "does_not_tell",
+        "return Ok((seen & OWNER_DIED != 0, announcement));",
+        "return Ok((false, announcement));",
+    ),
+    (
+        "does_not_tell_of_the_silent",
+        "return Ok((true, announcement));",
+        "return Ok((false, announcement));",
+    ),
+    (
+        "robs_the_living",
+        "let is_nobody = || !sys::exists(tid) || sys::state(tid) == sys::State::Dead;",
+        "let is_nobody = || true;",
+    ),
+    (
+        "takes_over_without_looking",
+        "if word.compare_exchange(asleep, me.tid | WAITERS, Acquire, Relaxed).is_ok() {",
+        "word.swap(me.tid | WAITERS, Acquire);\n                if true {",
+    ),
+    (
+        "claims_without_looking",
+        "if whole.compare_exchange(found, mine, Acquire, Relaxed).is_err() {",
+        "whole.store(mine, Relaxed);\n        if false {",
+    ),
+    (
+        "claims_unannounced",
+        "        let announcement = me.announce(word);\n        let mine = u64::from(boot) << 32 | u64::from(me.tid);\n        if whole.compare_exchange(found, mine, Acquire, Relaxed).is_err() {\n            return Ok(None);\n        }",
+        "        let mine = u64::from(boot) << 32 | u64::from(me.tid);\n        if whole.compare_exchange(found, mine, Acquire, Relaxed).is_err() {\n            return Ok(None);\n        }\n        let announcement = me.announce(word);",
+    ),
+];
+
+/// Changes of the heap's sources that must be found out too; see VARIANTS.
+const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
+    ("heap", "", ""),
+    (
+        "heap_that_changes_before_it_seals",
+        "        self.record.open(&change);\n        let mut honest = gone().all(|&block| self.bins.unlink(block).is_ok());\n        self.apply(&change);",
+        "        self.apply(&change);\n        self.record.open(&change);\n        let mut honest = gone().all(|&block| self.bins.unlink(block).is_ok());",
+    ),
+    (
+        "heap_that_keeps_what_nobody_got",
+        "(Kind::Alloc, Some(live)) => self.free(live),",
+        "(Kind::Alloc, Some(live)) if live == u32::MAX => self.free(live),",
+    ),
+    (
+        "heap_that_strikes_out_before_it_mends",
+        "        self.apply(&change);\n        let rebuilt = self.rebuild();",
+        "        self.record.close();\n        self.apply(&change);\n        let rebuilt = self.rebuild();",
+    ),
+    (
+        "heap_that_believes_its_hints",
+        "        let rebuilt = self.rebuild();\n        let undone",
+        "        let rebuilt = Ok(());\n        let undone",
+    ),
+    (
+        "heap_that_seals_before_it_writes",
+        "        for (i, word) in words.into_iter().enumerate() {\n            self.region.store64(self.word_at(slot, i), word);\n        }\n        // A death comes between two instructions: it is enough that the compiler keeps the order.\n        compiler_fence(SeqCst);\n        self.region.store32(self.geometry.word(RECORD_OFFSET), seal(slot, words));",
+        "        self.region.store32(self.geometry.word(RECORD_OFFSET), seal(slot, words));\n        compiler_fence(SeqCst);\n        for (i, word) in words.into_iter().enumerate() {\n            self.region.store64(self.word_at(slot, i), word);\n        }",
+    ),
+    (
+        "heap_with_one_slot",
+        "let slot = if self.is_open() { 1 - (self.seal() & 1) } else { 0 };",
+        "let slot = 0;",
+    ),
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed={LIBRARY}");
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
+    fs::write(out.join("locks.rs"), locks()).unwrap();
+    fs::write(out.join("heaps.rs"), heaps()).unwrap();
+}
+
+/// A source without what may stand at a file's beginning only.
+fn source(path: &str) -> String {
+    let whole = Path::new(LIBRARY).join(path);
+    let text = fs::read_to_string(&whole).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let tests = text.find("\n#[cfg(test)]\n").unwrap_or(text.len());
+    let is_inner = |line: &&str| line.starts_with("//!") || line.starts_with("#![");
+    text[..tests].lines().filter(|line| !is_inner(line)).fold(String::new(), |mut all, line| {
+        writeln!(all, "{line}").unwrap();
+        all
+    })
+}
+
+/// The text with another in the one place where it must be.
+fn with(text: &str, name: &str, old: &str, new: &str) -> String {
+    assert_eq!(text.matches(old).count(), 1, "{name}: the source has changed, look at it:\n{old}");
+    text.replacen(old, new, 1)
+}
+
+fn locks() -> String {
+    let lock = source("lock.rs");
+    let atomics = "use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8};";
+    let watched = "use crate::atomic::AtomicU32;\nuse core::sync::atomic::{AtomicU64, AtomicU8};";
+    let lock = with(&lock, "atomics", atomics, watched);
+    // One look is as good as a hundred, and there are fewer orders to try.
+    let lock = with(&lock, "spins", "const SPINS: u32 = 100;", "const SPINS: u32 = 1;");
+    let mut all = format!("pub mod lock {{\n{lock}}}\n");
+    for &(name, old, new) in VARIANTS {
+        writeln!(all, "pub mod {name} {{\n{}}}", with(&lock, name, old, new)).unwrap();
+    }
+    all
+}
+
+fn heaps() -> String {
+    let mut all = String::new();
+    for &(name, old, new) in HEAP_VARIANTS {
+        let mut text = String::new();
+        for module in ["class", "counts", "error", "hash", "layout", "map", "options", "stats"] {
+            writeln!(text, "pub mod {module} {{\n{}}}", source(&format!("{module}.rs"))).unwrap();
+        }
+        writeln!(text, "pub mod region {{\n{}}}", mortal_region()).unwrap();
+        let mut heap = source("heap/mod.rs");
+        for module in ["bins", "change", "words"] {
+            let body = source(&format!("heap/{module}.rs"));
+            let whole = format!("pub mod {module} {{\n{body}}}\n");
+            heap = with(&heap, module, &format!("mod {module};\n"), &whole);
+        }
+        if !old.is_empty() {
+            heap = with(&heap, name, old, new);
+        }
+        writeln!(text, "pub mod heap {{\n{heap}}}").unwrap();
+        let text = text.replace("crate::", &format!("crate::heaps::{name}::"));
+        let text = text.replace(&format!("crate::heaps::{name}::death"), "crate::death");
+        writeln!(all, "pub mod {name} {{\n{text}}}").unwrap();
+    }
+    all
+}
+
+/// The library's region, in which each store is a step that a thread may not live to make.
+fn mortal_region() -> String {
+    let mut region = source("region.rs");
+    let stores = [
+        "cell.store(value, Relaxed);",
+        "unsafe { self.base.add(at).write_bytes(byte, len) };",
+        "unsafe { self.base.add(to).copy_from(self.base.add(from), len) };",
+    ];
+    for store in stores {
+        assert!(region.contains(store), "the source has changed, look at it: {store}");
+        region = region.replace(store, &format!("crate::death::store();\n            {store}"));
+    }
+    region
+}

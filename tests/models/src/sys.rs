@@ -1,0 +1,262 @@
+//! Stands for the library's module of this name: threads and futexes as the kernel has them.
+//!
+//! - A wait compares and falls asleep in one step; a wake wakes the one that has slept longest.
+//! - At a death the kernel looks at the word that the thread had announced: if it names the thread,
+//!   its owner-died bit is set, and one sleeper woken if there may be any; if it names nobody, one
+//!   sleeper is woken (Linux, kernel/futex: `handle_futex_death`).
+//! - Naps do not end by themselves, so that wake-ups alone must suffice, but for these: when a thread
+//!   dies that was woken and has not announced anything since, for its wake-up dies with it; when it
+//!   dies unheard of, having no robust list; and one for each thread that is said to be impatient.
+
+use crate::atomic::AtomicU32;
+use crate::death;
+use loom::sync::{Condvar, Mutex};
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub const TID_MASK: u32 = 0x3fff_ffff;
+const WAITERS: u32 = 1 << 31;
+const OWNER_DIED: u32 = 1 << 30;
+
+/// What is different from what the kernel usually does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quirks {
+    /// The C library registers no robust list: nobody is told of a death.
+    pub no_robust_list: bool,
+    /// A thread's first nap ends at once.
+    pub impatient: bool,
+    /// No nap ever ends, not even when a wake-up died with whom it woke.
+    pub endless_naps: bool,
+}
+
+#[derive(Default)]
+struct Kernel {
+    sleepers: Vec<Sleeper>,
+    dead: Vec<u32>,
+    owners_died: u32,
+}
+
+struct Sleeper {
+    tid: u32,
+    /// What it was woken by: a wake, or the end of its nap.
+    end: Option<bool>,
+    bell: Arc<Condvar>,
+}
+
+impl Kernel {
+    /// Wakes the first that sleeps.
+    fn wake(&mut self) {
+        if let Some(sleeper) = self.sleepers.iter_mut().find(|sleeper| sleeper.end.is_none()) {
+            sleeper.end = Some(true);
+            sleeper.bell.notify_one();
+        }
+    }
+
+    fn end_all_naps(&mut self) {
+        for sleeper in self.sleepers.iter_mut().filter(|sleeper| sleeper.end.is_none()) {
+            sleeper.end = Some(false);
+            sleeper.bell.notify_one();
+        }
+    }
+}
+
+loom::lazy_static! {
+    static ref KERNEL: Mutex<Kernel> = Mutex::new(Kernel::default());
+}
+
+#[derive(Default)]
+struct Thread {
+    tid: Cell<u32>,
+    boot: Cell<u32>,
+    quirks: Cell<Quirks>,
+    pending: RefCell<Option<AtomicU32>>,
+    is_woken: Cell<bool>,
+    has_napped: Cell<bool>,
+}
+
+loom::thread_local! {
+    static THREAD: Thread = Thread::default();
+}
+
+/// Who the calling thread is from now on.
+pub fn be(tid: u32, boot: u32, quirks: Quirks) {
+    THREAD.with(|thread| {
+        thread.tid.set(tid);
+        thread.boot.set(boot);
+        thread.quirks.set(quirks);
+    });
+}
+
+/// How many died while the lock's word named them.
+pub fn owners_died() -> u32 {
+    KERNEL.lock().unwrap().owners_died
+}
+
+/// The calling thread makes no further step.
+pub fn thread_dies() {
+    THREAD.with(|thread| {
+        let tid = thread.tid.get();
+        let mut kernel = KERNEL.lock().unwrap();
+        kernel.dead.push(tid);
+        let pending = thread.pending.borrow();
+        let quirks = thread.quirks.get();
+        if let Some(word) = &*pending {
+            if quirks.no_robust_list {
+                if word.look(SeqCst) & TID_MASK == tid {
+                    kernel.owners_died += 1;
+                }
+                kernel.end_all_naps();
+            } else {
+                mark_owner_died(&mut kernel, word, tid);
+            }
+        } else if thread.is_woken.get() && !quirks.endless_naps {
+            kernel.end_all_naps();
+        }
+    });
+}
+
+fn mark_owner_died(kernel: &mut Kernel, word: &AtomicU32, tid: u32) {
+    let mut seen = word.look(SeqCst);
+    loop {
+        if seen & TID_MASK == 0 {
+            return kernel.wake();
+        }
+        if seen & TID_MASK != tid {
+            return;
+        }
+        match word.replace(seen, seen & WAITERS | OWNER_DIED, SeqCst, SeqCst) {
+            Ok(_) => break,
+            Err(other) => seen = other,
+        }
+    }
+    kernel.owners_died += 1;
+    if seen & WAITERS != 0 {
+        kernel.wake();
+    }
+}
+
+pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
+    if !death::step() {
+        return true;
+    }
+    let (tid, is_impatient, no_robust_list) = THREAD.with(|thread| {
+        let quirks = thread.quirks.get();
+        let is_impatient = quirks.impatient && !thread.has_napped.replace(true);
+        (thread.tid.get(), is_impatient, quirks.no_robust_list)
+    });
+    let mut kernel = KERNEL.lock().unwrap();
+    if word.look(SeqCst) != expected {
+        return true;
+    }
+    if is_impatient || no_robust_list && kernel.dead.contains(&(expected & TID_MASK)) {
+        return false;
+    }
+    let bell = Arc::new(Condvar::new());
+    kernel.sleepers.push(Sleeper { tid, end: None, bell: bell.clone() });
+    loop {
+        let mine = kernel.sleepers.iter().position(|sleeper| sleeper.tid == tid);
+        let mine = mine.expect("asleep");
+        if let Some(woken) = kernel.sleepers[mine].end {
+            kernel.sleepers.remove(mine);
+            drop(kernel);
+            THREAD.with(|thread| thread.is_woken.set(woken));
+            death::step();
+            return woken;
+        }
+        kernel = bell.wait(kernel).unwrap();
+    }
+}
+
+pub fn wake(_: &AtomicU32) {
+    if death::step() {
+        KERNEL.lock().unwrap().wake();
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Me {
+    pub tid: u32,
+    pub generation: u64,
+}
+
+/// Each thread is a process of its own.
+pub fn me() -> Me {
+    let tid = THREAD.with(|thread| thread.tid.get());
+    Me { tid, generation: u64::from(tid) }
+}
+
+pub struct Holding;
+
+pub struct Announcement;
+
+impl Me {
+    pub fn hold(&self, _: &AtomicU32) -> Option<Holding> {
+        Some(Holding)
+    }
+
+    pub fn announce(&self, word: &AtomicU32) -> Announcement {
+        death::step();
+        THREAD.with(|thread| {
+            thread.pending.replace(Some(word.clone()));
+            thread.is_woken.set(false);
+        });
+        death::step();
+        Announcement
+    }
+}
+
+impl Announcement {
+    /// For a variant of the lock that does so too early.
+    pub fn withdraw(&self) {
+        death::step();
+        THREAD.with(|thread| thread.pending.replace(None));
+        death::step();
+    }
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        if death::step() {
+            THREAD.with(|thread| thread.pending.replace(None));
+            death::step();
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Stopped,
+    Asleep,
+    Busy,
+    Dead,
+}
+
+pub fn exists(tid: u32) -> bool {
+    !KERNEL.lock().unwrap().dead.contains(&tid)
+}
+
+pub fn state(_: u32) -> State {
+    State::Busy
+}
+
+pub fn state_and_start(_: u32) -> (State, u64) {
+    (State::Busy, 0)
+}
+
+pub fn is_of_this_process(_: u32) -> bool {
+    unreachable!("the buffer is shared")
+}
+
+pub fn is_private_mapping(_: usize) -> Option<bool> {
+    Some(false)
+}
+
+pub fn pid_namespace() -> u32 {
+    7
+}
+
+pub fn boot_hash() -> u32 {
+    THREAD.with(|thread| thread.boot.get())
+}

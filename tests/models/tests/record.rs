@@ -1,0 +1,418 @@
+//! The record of the change under way: the library's own heap, over a buffer in which any store may
+//! be the last of whoever holds the lock.
+//!
+//! Each kind of change is begun and ends at each of its stores; who comes next recovers, and ends at
+//! each of its stores too; the one after that comes to the end. Then
+//!
+//! - the pool is as it was before, or as the change makes it: never between, and what nobody got is
+//!   nobody's;
+//! - which of the two does not depend on where recoverers died; and once the change is bound to
+//!   happen it is, wherever later its maker dies;
+//! - bins and counts say what the map says, and nothing is left to be done.
+//!
+//! Nobody else is here: changes and recoveries are made under the lock, of which tests/lock.rs tells.
+
+/// The test for one heap: as it is, or weakened.
+macro_rules! protocol {
+    ($name:ident) => {
+        use models::death;
+        use models::heaps::$name::heap::{Heap, Taker};
+        use models::heaps::$name::layout::{Geometry, COUNT_AT, ITEMS_AT, NO_BLOCK};
+        use models::heaps::$name::map::Entry;
+        use models::heaps::$name::options::Options;
+        use models::heaps::$name::region::Region;
+        use models::heaps::$name::stats::State;
+        use std::ptr::NonNull;
+
+        /// A pool and its bytes.
+        struct Pool {
+            bytes: Vec<u64>,
+            region: Region,
+            geometry: Geometry,
+        }
+
+        /// What can be seen of a pool in the quiet.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        struct Seen {
+            blocks: Vec<(u32, State, u32)>,
+            items: Vec<u32>,
+        }
+
+        impl Pool {
+            fn new(len: usize) -> Pool {
+                let mut bytes = vec![0; len / 8];
+                // SAFETY: the vector is never moved from where it is, nor made longer.
+                let region = unsafe { Region::new(NonNull::from(&mut bytes[0]).cast(), len) };
+                let options = Options { min_split: 16, ..Options::default() };
+                let geometry = Geometry::plan(region.address(), len, &options).expect("a pool");
+                let pool = Pool { bytes, region, geometry };
+                pool.heap().format(false);
+                if pool.geometry.caches > 0 {
+                    pool.hold(&[]);
+                }
+                pool
+            }
+
+            fn heap(&self) -> Heap<'_> {
+                Heap::new(&self.region, &self.geometry)
+            }
+
+            /// Where the count of the only magazine lies.
+            fn count_at(&self) -> usize {
+                self.geometry.magazine_at(0) + COUNT_AT
+            }
+
+            fn item_at(&self, index: usize) -> usize {
+                self.geometry.magazine_at(0) + ITEMS_AT + index * 4
+            }
+
+            /// Makes the magazine hold these.
+            fn hold(&self, granules: &[u32]) {
+                for index in 0..60 {
+                    let granule = granules.get(index).copied().unwrap_or(NO_BLOCK);
+                    self.region.store32(self.item_at(index), granule);
+                }
+                self.region.store8(self.count_at(), granules.len() as u8);
+            }
+
+            /// As who takes the lock does it, and gives it back.
+            fn recover(&self) {
+                let heap = self.heap();
+                heap.enter(|| {
+                    if self.geometry.caches > 0 {
+                        self.hold(&[]);
+                    }
+                })
+                .expect("the record is of a change that can be");
+                heap.leave();
+            }
+
+            /// What the map and the magazine say, once bins and counts were found to say the same.
+            fn seen(&self) -> Seen {
+                let (heap, mut at) = (self.heap(), 0);
+                let mut blocks = Vec::new();
+                while let Some((state, size)) = heap.block(at) {
+                    blocks.push((at, state, size));
+                    at += size;
+                }
+                assert_eq!(at, heap.top(), "the map can be walked");
+                let free = || blocks.iter().filter(|(_, state, _)| *state == State::Free);
+                let counts = heap.counts();
+                assert_eq!(
+                    heap.binned(),
+                    Some(free().count() as u32),
+                    "each free block is in a bin"
+                );
+                assert_eq!(counts.free_count as usize, free().count());
+                assert_eq!(counts.free, free().map(|(_, _, size)| size).sum::<u32>());
+                assert_eq!(counts.live_count as usize, blocks.len() - free().count());
+                let has_magazine = self.geometry.caches > 0;
+                let count = if has_magazine { self.region.load8(self.count_at()) } else { 0 };
+                let item = |index| self.region.load32(self.item_at(index));
+                let items = (0..usize::from(count)).map(item).collect();
+                let behind = (usize::from(count)..60).all(|index| item(index) == NO_BLOCK);
+                assert!(behind || !has_magazine, "behind the last stand only nones");
+                Seen { blocks, items }
+            }
+
+            fn set(&mut self, bytes: &[u64]) {
+                self.bytes.copy_from_slice(bytes);
+            }
+        }
+
+        /// What a change may be: made from the blocks that are there, ended by its last store.
+        type Call = fn(&Pool, &[u32]);
+
+        /// Of the second recoverer's deaths one in so many is tried.
+        const STRIDE: usize = 11;
+
+        /// Whether it counts although it was cut short, from some store on.
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        enum Fate {
+            Undone,
+            Finished,
+        }
+
+        /// Seven blocks, every other of them free; the last ends at top.
+        fn rows(pool: &Pool) -> Vec<u32> {
+            let heap = pool.heap();
+            let blocks: Vec<u32> = [3, 2, 5, 1, 4, 9, 2]
+                .iter()
+                .map(|&size| heap.alloc(size, 1).expect("room"))
+                .collect();
+            for block in [blocks[1], blocks[3], blocks[5]] {
+                heap.free(block).expect("live");
+            }
+            heap.leave();
+            blocks
+        }
+
+        /// Tries one kind of change, at all deaths. How many there were.
+        fn dies_anywhere(pool: &mut Pool, blocks: &[u32], fate: Fate, call: Call) -> u64 {
+            let (bytes, before) = (pool.bytes.clone(), pool.seen());
+            call(pool, blocks);
+            let after = pool.seen();
+            assert_ne!(before, after);
+            let (mut deaths, mut is_bound) = (0, false);
+            for stores in 0.. {
+                pool.set(&bytes);
+                if death::until_store(stores, || call(pool, blocks)) {
+                    break;
+                }
+                let cut = pool.bytes.clone();
+                pool.recover();
+                let first = pool.seen();
+                assert!(
+                    first == before || first == after,
+                    "{stores} stores: between {before:?} and {after:?}: {first:?}"
+                );
+                let is_after = first == after;
+                assert!(
+                    is_after <= (fate == Fate::Finished),
+                    "{stores} stores: nobody got it: {first:?}"
+                );
+                assert!(is_after >= is_bound, "{stores} stores: it was bound to happen");
+                is_bound = is_after;
+                for more in 0.. {
+                    pool.set(&cut);
+                    deaths += 1;
+                    if death::until_store(more, || pool.recover()) {
+                        break;
+                    }
+                    let cut_again = pool.bytes.clone();
+                    pool.recover();
+                    assert_eq!(pool.seen(), first, "{stores} stores, and {more} of recovery");
+                    let rest = death::until_store(1, || pool.recover());
+                    assert!(rest, "only the record is struck out once more");
+                    // The next one may die as well; that is tried at some stores only.
+                    for again in (0..).step_by(STRIDE) {
+                        pool.set(&cut_again);
+                        deaths += 1;
+                        if death::until_store(again, || pool.recover()) {
+                            break;
+                        }
+                        pool.recover();
+                        assert_eq!(pool.seen(), first, "{stores}, {more} and {again} stores");
+                    }
+                }
+            }
+            assert_eq!(is_bound, fate == Fate::Finished);
+            pool.set(&bytes);
+            deaths
+        }
+
+        fn small() -> (Pool, Vec<u32>) {
+            let pool = Pool::new(4096);
+            let blocks = rows(&pool);
+            (pool, blocks)
+        }
+
+        /// A pool with magazines: one holds three cached neighbours.
+        fn large() -> (Pool, Vec<u32>) {
+            let pool = Pool::new(256 << 10);
+            let mut blocks = rows(&pool);
+            let heap = pool.heap();
+            let count = heap.refill(3, 4, pool.count_at()).expect("honest");
+            heap.leave();
+            assert_eq!(count, 3);
+            blocks.extend((0..3).map(|index| pool.region.load32(pool.item_at(index))));
+            (pool, blocks)
+        }
+
+        /// A block that becomes a caller's.
+        pub fn allocations() -> u64 {
+            let calls: [Call; 6] = [
+                |pool, _| {
+                    pool.heap().alloc(2, 1).expect("a hole");
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().alloc(6, 1).expect("a hole with a rest");
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().alloc(20, 1).expect("above top");
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().alloc(1, 64).expect("with a gap");
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().alloc(30, 256).expect("with a gap above top");
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().alloc(9, 1).expect("a hole");
+                    pool.heap().leave();
+                },
+            ];
+            let (mut pool, blocks) = small();
+            calls.iter().map(|&call| dies_anywhere(&mut pool, &blocks, Fate::Undone, call)).sum()
+        }
+
+        /// A block that becomes free, shorter or longer, or all of them.
+        pub fn frees_and_resizes() -> u64 {
+            let calls: [Call; 10] = [
+                |pool, b| {
+                    pool.heap().free(b[0]).expect("right");
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    pool.heap().free(b[2]).expect("both");
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    pool.heap().free(b[4]).expect("both");
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    pool.heap().free(b[6]).expect("left and top");
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[0], 1).expect("shorter"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[0], 4).expect("longer"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[0], 5).expect("all of it"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[6], 12).expect("above top"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[6], 1).expect("top comes down"));
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().free_all().expect("whole");
+                    pool.heap().leave();
+                },
+            ];
+            let (mut pool, blocks) = small();
+            calls.iter().map(|&call| dies_anywhere(&mut pool, &blocks, Fate::Finished, call)).sum()
+        }
+
+        /// A block that moves: two changes, of which the second begins as the first ends.
+        pub fn moves() -> u64 {
+            let calls: [Call; 2] = [
+                |pool, b| {
+                    let heap = pool.heap();
+                    let to = heap.alloc(8, 1).expect("a hole");
+                    let offset = |granule| pool.geometry.offset(granule);
+                    pool.region.copy(offset(b[2]), offset(to), pool.geometry.bytes(5));
+                    heap.free(b[2]).expect("live");
+                    heap.leave();
+                },
+                |pool, b| {
+                    let heap = pool.heap();
+                    heap.alloc(40, 1).expect("above top");
+                    heap.free(b[6]).expect("live");
+                    heap.leave();
+                },
+            ];
+            let (mut pool, blocks) = small();
+            calls.iter().map(|&call| dies_anywhere(&mut pool, &blocks, Fate::Finished, call)).sum()
+        }
+
+        /// Blocks that go from the heap to a magazine and back.
+        pub fn exchanges() -> u64 {
+            let calls: [Call; 2] = [
+                |pool, b| {
+                    let run = Taker { count_at: pool.count_at(), count: 1, run: 2, size: 3 };
+                    let first = b[8].min(b[9]);
+                    pool.heap().take_back(first, run).expect("cached");
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    let one = Taker::of_one(pool.count_at(), 2);
+                    pool.heap().take_back(b[9], one).expect("cached");
+                    pool.heap().leave();
+                },
+            ];
+            let (mut pool, blocks) = large();
+            let mut deaths: u64 = calls
+                .iter()
+                .map(|&call| dies_anywhere(&mut pool, &blocks, Fate::Finished, call))
+                .sum();
+            // A moving realloc whose new block comes from the magazine, and is live already.
+            pool.heap().map().write(blocks[9], Entry { state: State::Live, size: 3 });
+            let delivers: Call = |pool, b| {
+                pool.heap().free_and_deliver(b[0], pool.count_at(), 2).expect("live");
+                pool.heap().leave();
+            };
+            deaths += dies_anywhere(&mut pool, &blocks, Fate::Finished, delivers);
+            let refills: [Call; 2] = [
+                |pool, _| {
+                    pool.heap().refill(1, 5, pool.count_at()).expect("a hole");
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().refill(12, 7, pool.count_at()).expect("above top");
+                    pool.heap().leave();
+                },
+            ];
+            let mut pool = Pool::new(256 << 10);
+            let blocks = rows(&pool);
+            for call in refills {
+                deaths += dies_anywhere(&mut pool, &blocks, Fate::Finished, call);
+            }
+            deaths
+        }
+    };
+}
+
+mod heap {
+    protocol!(heap);
+
+    #[test]
+    fn a_malloc_that_was_cut_short_is_undone() {
+        println!("{} deaths of makers and recoverers", allocations());
+    }
+
+    #[test]
+    fn a_free_or_a_resize_is_as_if_not_begun_or_finished() {
+        println!("{} deaths of makers and recoverers", frees_and_resizes());
+    }
+
+    #[test]
+    fn a_block_that_moves_is_in_one_place() {
+        println!("{} deaths of makers and recoverers", moves());
+    }
+
+    #[test]
+    fn what_goes_to_a_magazine_or_comes_back_is_in_one_place() {
+        println!("{} deaths of makers and recoverers", exchanges());
+    }
+}
+
+/// A weakened heap, and what finds it out.
+macro_rules! fails {
+    ($($name:ident: $test:ident, $how:literal;)*) => {$(
+        #[allow(dead_code)]
+        mod $name {
+            protocol!($name);
+
+            #[test]
+            #[should_panic(expected = $how)]
+            fn is_found_out() {
+                $test();
+            }
+        }
+    )*};
+}
+
+fails! {
+    heap_that_changes_before_it_seals: frees_and_resizes, "can be walked";
+    heap_that_keeps_what_nobody_got: allocations, "nobody got it";
+    heap_that_strikes_out_before_it_mends: frees_and_resizes, "in a bin";
+    heap_that_believes_its_hints: frees_and_resizes, "in a bin";
+    heap_that_seals_before_it_writes: moves, " stores";
+    heap_with_one_slot: moves, " stores";
+}
