@@ -186,7 +186,7 @@ fn sit(cases: &Memory, slot_len: usize, from: libc::c_int, to: libc::c_int) {
         // SAFETY: the tracer has written it, and leaves it alone until it is answered.
         let case = unsafe { &mut *cases.base().add(at).cast::<Case>() };
         if work.as_ref().is_none_or(|work| work.len() != case.len) {
-            work = Some(Memory::shared(case.len));
+            work = Some(Memory::shared_low(case.len));
         }
         let memory = work.as_ref().expect("just made");
         let bytes = cases.bytes(at + size_of::<Case>(), case.len);

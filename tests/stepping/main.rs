@@ -72,21 +72,20 @@ fn play(next: impl Fn() -> Option<Case> + Sync, extent: Extent, only: Only) -> R
 
 #[test]
 fn nothing_is_lost_by_a_kill_at_any_instruction() {
+    let extent = match soak() {
+        None => Extent { second_order: 150, kill_every: 97, kills_max: 4 },
+        Some(_) => Extent { second_order: 1, kill_every: 97, kills_max: 40 },
+    };
     if let Ok(wanted) = std::env::var("MEMPOOL_STEPPING") {
         let mut parts = wanted.split('/');
         let name = parts.next().expect("a case");
         let mut number = || parts.next().map(|text| text.parse().expect("a number"));
         let only = Only { call: number().map(|call: u64| call as usize), point: number() };
         let case = Mutex::new(Some(cases::named(name).expect("a case of this name")));
-        let extent = Extent { second_order: 20, kill_every: 97, kills_max: 8 };
         print!("{}", play(|| case.lock().expect("no walker failed").take(), extent, only));
         return;
     }
     let all = Mutex::new(cases::all().into_iter());
-    let extent = match soak() {
-        None => Extent { second_order: 150, kill_every: 97, kills_max: 4 },
-        Some(_) => Extent { second_order: 1, kill_every: 97, kills_max: 40 },
-    };
     let mut report = play(|| all.lock().expect("no walker failed").next(), extent, Only::default());
     let (start, number) = (Instant::now(), AtomicUsize::new(0));
     let next = || {

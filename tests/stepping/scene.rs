@@ -197,7 +197,8 @@ impl Scene {
         let found = match (self.effect(), more.as_slice(), fewer.as_slice()) {
             (_, [], []) => Some((State::Old, None)),
             (Effect::Adds { size, alignment, .. }, [block], []) => {
-                let fits = is_size(block.size, size, self.splits) && block.offset % alignment as u64 == 0;
+                let fits =
+                    is_size(block.size, size, self.splits) && block.offset % alignment as u64 == 0;
                 fits.then_some((State::New, Some(*block)))
             }
             (Effect::Removes { slot }, [], [(missing, _)]) if *missing == slot => {

@@ -206,9 +206,9 @@ impl Walker {
 
     /// Plays a case to its end. Err says what is wrong, and where.
     pub fn walk(&mut self, case: &Case) -> Result<(), String> {
-        let (memory, board) = (Memory::shared(case.len), Memory::shared(size_of::<Board>()));
+        let (memory, board) = (Memory::shared_low(case.len), Memory::shared(size_of::<Board>()));
         let board = Board::new(&board);
-        let second = Memory::shared(case.len);
+        let second = Memory::shared_low(case.len);
         let mut calls = Vec::new();
         {
             let theatre = Theatre::open(case, &memory, board);
