@@ -49,7 +49,7 @@ impl Case {
     ) -> Case {
         Case {
             name: name.into(),
-            group: "",
+            group: "at random",
             len,
             options: options(),
             // A pool with caches has a longer map to clear.
@@ -105,9 +105,9 @@ impl Case {
     }
 }
 
-/// All cases that are always played.
+/// All cases that are always played, the longer ones first.
 pub fn all() -> Vec<Case> {
-    [heap(), resize(), whole(), caches(), death(), births()].into_iter().flatten().collect()
+    [caches(), death(), heap(), resize(), whole(), births()].into_iter().flatten().collect()
 }
 
 /// Cases with calls at random, by their number: without end.
@@ -344,8 +344,7 @@ fn caches() -> Vec<Case> {
             s.get(64);
         }),
         Case::new("cache-small", CACHED, |s| to_and_fro(s, 16, 40)),
-        Case::new("cache-larger", CACHED, |s| to_and_fro(s, 400, 12)),
-        Case::new("cache-largest", CACHED, |s| to_and_fro(s, 2 * KIB, 6)),
+        Case::new("cache-larger", CACHED, |s| to_and_fro(s, 100, 8)),
         Case::new("cache-beyond", CACHED, |s| to_and_fro(s, 3 * KIB, 2)),
         Case::new("cache-depot", CACHED, |s| {
             // Of what another thread has left, and back.
@@ -380,12 +379,12 @@ fn caches() -> Vec<Case> {
             s.must_step(Call::AlignedAlloc { alignment: 4096, size: 300 });
         }),
         Case::new("cache-realloc", CACHED, |s| {
-            let [a, b, c, _] = s.get_all([48, 100, 5000, 16]);
+            let [a, b, c, _] = s.get_all([48, 100, 2300, 16]);
             s.must_step(Call::Realloc { slot: a, size: 40 });
             s.must_step(Call::Realloc { slot: a, size: 200 }); // a cache to a cache
             s.must_step(Call::Realloc { slot: a, size: 300 });
-            s.must_step(Call::Realloc { slot: a, size: 4000 }); // to the heap
-            s.must_step(Call::Realloc { slot: c, size: 6000 }); // the heap to the heap
+            s.must_step(Call::Realloc { slot: a, size: 2800 }); // to the heap
+            s.must_step(Call::Realloc { slot: c, size: 3000 }); // the heap to the heap
             s.must_step(Call::Realloc { slot: c, size: 200 });
             s.must_step(Call::Realloc { slot: b, size: 33 });
             s.must_step(Call::Expand { slot: b, size: 90 });
@@ -406,29 +405,34 @@ fn caches() -> Vec<Case> {
             stock(s);
             s.must_step(Call::Trim);
         })
-        .as_group("its cache and the depot"),
+        .as_group("a cache and the depot"),
         Case::new("cache-detach", CACHED, |s| {
             stock(s);
             s.must_step(Call::Detach);
         })
         .as_group("with a cache"),
-        Case::new("cache-hoard-full", CACHED, |s| {
-            // More is freed than may be cached.
-            let slots: Vec<usize> = (0..30).map(|_| s.get(1500)).collect();
-            s.put_all(&slots[..20]);
-            for &slot in &slots[20..26] {
-                s.must_step(Call::Free { slot });
+        Case::new("cache-no-magazine", CACHED, |s| {
+            // All magazines are in use, by all the sizes that are cached.
+            let sizes = || (16..=128).step_by(16);
+            let slots: Vec<usize> =
+                sizes().flat_map(|size| [size; 9]).map(|size| s.get(size)).collect();
+            for some in slots.chunks(9) {
+                s.put_all(&some[..7]);
             }
-        })
-        .beside(stock),
+            for some in slots.chunks(9) {
+                s.must_step(Call::Free { slot: some[7] });
+            }
+            for size in sizes().step_by(3) {
+                s.must_step(Call::Malloc { size });
+            }
+        }),
         Case::new("cache-pressure", CACHED, |s| {
             // Nothing is free but what caches hold: the depot's, this thread's, the dead's.
             s.beside(stock);
             stock(s);
-            s.exhaust(&[8 * KIB, 5 * KIB, 3 * KIB, 2064]);
-            s.step(Call::Malloc { size: 2100 });
-            s.step(Call::Malloc { size: 40 });
-            s.step(Call::Malloc { size: 2100 });
+            s.exhaust_heap(&[8 * KIB, KIB, 256, 32]);
+            s.must_step(Call::Malloc { size: 100 });
+            s.step(Call::Malloc { size: 300 });
         })
         .after(stock)
         .beside(stock),

@@ -41,7 +41,6 @@ pub struct Court {
     /// What is asked about the pools under judgement, the oldest first.
     pending: VecDeque<(usize, u64)>,
     answers: Vec<(u64, Verdict)>,
-    pub judged: u64,
 }
 
 impl Court {
@@ -67,12 +66,11 @@ impl Court {
             next: 0,
             pending: VecDeque::new(),
             answers: Vec::new(),
-            judged: 0,
         }
     }
 
     /// Submits a pool, which `lay_out` makes in memory for it, and goes on. `point` is what the
-    /// answer will be known by. Err says what was wrong with one submitted before.
+    /// answer will be known by, and decides in which of several ways it is judged. Err says what was wrong with one submitted before.
     pub fn submit(
         &mut self,
         scene: &Scene,
@@ -86,12 +84,11 @@ impl Court {
         }
         let slot = self.next;
         self.next = (self.next + 1) % SLOTS;
-        self.judged += 1;
         let at = slot * self.slot_len;
         assert!(size_of::<Case>() + len <= self.slot_len);
         lay_out(self.cases.bytes_mut(at + size_of::<Case>(), len));
         let verdict = Verdict { state: State::Old, block: 0, cached: 0 };
-        let (way, said) = (self.judged as usize, [0; SAID_MAX]);
+        let (way, said) = (point as usize, [0; SAID_MAX]);
         let case = Case { scene: *scene, options: *options, way, len, verdict, said, said_len: 0 };
         // SAFETY: the slot is long enough, page-aligned, and not under judgement.
         unsafe { self.cases.base().add(at).cast::<Case>().write(case) };

@@ -46,35 +46,35 @@ fn soak() -> Option<Duration> {
 }
 
 /// Plays the cases that `next` gives out, by as many walkers as there are processors.
-fn play(next: impl Fn() -> Option<Case> + Sync, extent: Extent, only: Only) -> Report {
-    let report = Mutex::new(Report::default());
+fn play(
+    next: impl Fn() -> Option<Case> + Sync,
+    extent: Extent,
+    only: Only,
+    report: &Mutex<Report>,
+) {
     let walkers = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     std::thread::scope(|scope| {
-        let walkers: Vec<_> = (0..walkers)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut walker = Walker::new(extent, only, cases::LEN_MAX);
-                    while let Some(case) = next() {
-                        let start = Instant::now();
-                        walker.walk(&case).unwrap_or_else(|wrong| panic!("{wrong}"));
-                        if std::env::var_os("MEMPOOL_STEPPING_TIMES").is_some() {
-                            eprintln!("{:<24} {:?}", case.name, start.elapsed());
-                        }
-                    }
-                    report.lock().expect("no walker failed").merge(&walker.report);
-                })
-            })
-            .collect();
+        let walk = || {
+            let mut walker = Walker::new(extent, only, cases::LEN_MAX, report);
+            while let Some(case) = next() {
+                let start = Instant::now();
+                walker.walk(&case).unwrap_or_else(|wrong| panic!("{wrong}"));
+                if std::env::var_os("MEMPOOL_STEPPING_TIMES").is_some() {
+                    eprintln!("{:<24} {:?}", case.name, start.elapsed());
+                }
+            }
+        };
+        let walkers: Vec<_> = (0..walkers).map(|_| scope.spawn(walk)).collect();
         walkers.into_iter().for_each(|walker| walker.join().expect("all is well"));
     });
-    report.into_inner().expect("no walker failed")
 }
 
 #[test]
 fn nothing_is_lost_by_a_kill_at_any_instruction() {
+    let report = Mutex::new(Report::default());
     let extent = match soak() {
-        None => Extent { second_order: 150, kill_every: 97, kills_max: 4 },
-        Some(_) => Extent { second_order: 1, kill_every: 97, kills_max: 40 },
+        None => Extent { complete: false, kills_max: 6 },
+        Some(_) => Extent { complete: true, kills_max: 40 },
     };
     if let Ok(wanted) = std::env::var("MEMPOOL_STEPPING") {
         let mut parts = wanted.split('/');
@@ -82,19 +82,21 @@ fn nothing_is_lost_by_a_kill_at_any_instruction() {
         let mut number = || parts.next().map(|text| text.parse().expect("a number"));
         let only = Only { call: number().map(|call: u64| call as usize), point: number() };
         let case = Mutex::new(Some(cases::named(name).expect("a case of this name")));
-        print!("{}", play(|| case.lock().expect("no walker failed").take(), extent, only));
-        return;
+        play(|| case.lock().expect("no walker failed").take(), extent, only, &report);
+        return print!("{}", report.into_inner().expect("no walker failed"));
     }
     let all = Mutex::new(cases::all().into_iter());
-    let mut report = play(|| all.lock().expect("no walker failed").next(), extent, Only::default());
+    let next = || all.lock().expect("no walker failed").next();
+    play(next, extent, Only::default(), &report);
     let (start, number) = (Instant::now(), AtomicUsize::new(0));
     let next = || {
         let number = number.fetch_add(1, Relaxed);
         let more = soak().map_or(number < 3, |limit| start.elapsed() < limit);
         more.then(|| cases::random(number as u64))
     };
-    let extent = Extent { second_order: 150, ..extent };
-    report.merge(&play(next, extent, Only::default()));
+    let extent = Extent { complete: false, ..extent };
+    play(next, extent, Only::default(), &report);
+    let report = report.into_inner().expect("no walker failed");
     println!("{report}");
     let missing: Vec<_> = OPERATIONS.iter().filter(|row| !report.has(row)).collect();
     assert!(missing.is_empty(), "never stepped through: {missing:?}");

@@ -11,8 +11,11 @@ pub struct Figures {
     pub points: u64,
     /// Those of them that left other bytes than the one before: each was judged.
     pub states: u64,
-    /// Instructions of recoveries, at each of which the recoverer died too.
+    /// Recoveries from a death in it that were stepped through,
+    pub recoveries: u64,
+    /// and their instructions, at each of which the recoverer died too.
     pub second_order: u64,
+    /// Children that were killed for real.
     pub kills: u64,
 }
 
@@ -27,6 +30,7 @@ impl Figures {
         self.calls += more.calls;
         self.points += more.points;
         self.states += more.states;
+        self.recoveries += more.recoveries;
         self.second_order += more.second_order;
         self.kills += more.kills;
     }
@@ -37,8 +41,9 @@ impl Report {
         self.rows.entry(row.to_owned()).or_default().add(more);
     }
 
-    pub fn merge(&mut self, other: &Report) {
-        other.rows.iter().for_each(|(row, figures)| self.add(row, figures));
+    /// What was counted of a row so far.
+    pub fn figures(&self, row: &str) -> Figures {
+        self.rows.get(row).copied().unwrap_or_default()
     }
 
     /// Whether some row's name begins so.
@@ -50,23 +55,27 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let wide = self.rows.keys().map(String::len).max().unwrap_or(0).max(9);
-        writeln!(
-            f,
-            "{:<wide$} {:>6} {:>9} {:>7} {:>13} {:>6}",
-            "operation", "calls", "points", "states", "second order", "kills"
-        )?;
-        let mut total = Figures::default();
-        let mut line = |name: &str, figures: &Figures| {
-            let Figures { calls, points, states, second_order, kills } = figures;
+        let mut line = |name: &str, of: [&dyn fmt::Display; 6]| {
+            let [calls, points, states, recoveries, second_order, kills] = of;
             writeln!(
                 f,
-                "{name:<wide$} {calls:>6} {points:>9} {states:>7} {second_order:>13} {kills:>6}"
+                "{name:<wide$} {calls:>6} {points:>10} {states:>8} {recoveries:>10} \
+                 {second_order:>12} {kills:>6}"
             )
         };
+        line(
+            "operation",
+            [&"calls", &"points", &"states", &"recoveries", &"second order", &"kills"],
+        )?;
+        let mut row = |name: &str, figures: &Figures| {
+            let Figures { calls, points, states, recoveries, second_order, kills } = figures;
+            line(name, [calls, points, states, recoveries, second_order, kills])
+        };
+        let mut total = Figures::default();
         for (name, figures) in &self.rows {
-            line(name, figures)?;
+            row(name, figures)?;
             total.add(figures);
         }
-        line("all", &total)
+        row("all", &total)
     }
 }

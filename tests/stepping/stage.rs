@@ -166,6 +166,17 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// Takes all that the heap has, and leaves what caches hold where it is.
+    pub fn exhaust_heap(&mut self, sizes: &[usize]) {
+        for &size in sizes {
+            // Twice the granule: such blocks come from no cache.
+            let (alignment, needed) = (32, size as u64 + 16);
+            while self.pool.stats().largest_free >= needed {
+                self.make(Call::AlignedAlloc { alignment, size }).expect("room");
+            }
+        }
+    }
+
     /// Runs `act` in another thread of the child, with a cache of its own, which then waits for
     /// the end.
     pub fn beside(&mut self, act: fn(&mut Stage)) {

@@ -14,7 +14,7 @@ use super::scene::{Call, Effect, Scene, State};
 use super::stage::{Board, Place, Stage, DONE, INSIDE};
 use super::target::{Stop, Target};
 use crate::common::child::{self, Child, End};
-use crate::common::handle::{self, Options, Status};
+use crate::common::handle::{self, Block, Options, Status};
 use crate::common::memory::error;
 use crate::common::random::Random;
 use crate::common::Memory;
@@ -23,14 +23,15 @@ use ::mempool::layout::{Geometry, LOCK_OFFSET, TURN_OFFSET};
 use ::mempool::Options as PoolOptions;
 use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Mutex;
 
 /// How much of it is done.
 #[derive(Clone, Copy)]
 pub struct Extent {
-    /// A recovery is stepped through after each so many states.
-    pub second_order: u64,
-    /// A child is killed for real at each so many points, but at so many of a case at most.
-    pub kill_every: u64,
+    /// A recovery is stepped through after each state; else after one of a call, until there was one
+    /// for its row of the table.
+    pub complete: bool,
+    /// At most so many points of a case at which a child is killed for real.
     pub kills_max: u64,
 }
 
@@ -41,13 +42,33 @@ pub struct Only {
     pub point: Option<u64>,
 }
 
+/// Of so many points one real kill, up to the most.
+const KILL_EVERY: u64 = 97;
+
+/// A call that was stepped through.
+#[derive(Default)]
+struct Played {
+    /// Where it belongs in the table.
+    row: String,
+    points: u64,
+    /// The points that left other bytes than those before.
+    changes: Vec<u64>,
+}
+
 /// One who steps through cases.
-pub struct Walker {
+pub struct Walker<'a> {
     court: Court,
     extent: Extent,
     only: Only,
-    states: u64,
-    pub report: Report,
+    random: Random,
+    report: &'a Mutex<Report>,
+}
+
+/// The bytes of an instant after the child's death, kept for later.
+struct Remains {
+    point: u64,
+    bytes: Vec<u8>,
+    verdict: Option<Verdict>,
 }
 
 /// A case's memory, and who is in it.
@@ -198,10 +219,13 @@ fn steps(
     Ok(point)
 }
 
-impl Walker {
-    pub fn new(extent: Extent, only: Only, len_max: usize) -> Walker {
-        let report = Report::default();
-        Walker { court: Court::new(len_max), extent, only, states: 0, report }
+impl<'r> Walker<'r> {
+    pub fn new(extent: Extent, only: Only, len_max: usize, report: &'r Mutex<Report>) -> Self {
+        Walker { court: Court::new(len_max), extent, only, random: Random(1), report }
+    }
+
+    fn count(&self, row: &str, figures: &Figures) {
+        self.report.lock().expect("no walker failed").add(row, figures);
     }
 
     /// Plays a case to its end. Err says what is wrong, and where.
@@ -209,6 +233,10 @@ impl Walker {
         let (memory, board) = (Memory::shared_low(case.len), Memory::shared(size_of::<Board>()));
         let board = Board::new(&board);
         let second = Memory::shared_low(case.len);
+        // What is chosen depends on the case alone.
+        let name =
+            case.name.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
+        self.random = Random(name);
         let mut calls = Vec::new();
         {
             let theatre = Theatre::open(case, &memory, board);
@@ -217,7 +245,7 @@ impl Walker {
                 let number = calls.len();
                 if self.only.call.is_some_and(|only| only != number) {
                     assert_eq!(target.go_on(), Stop::Trap);
-                    calls.push(("".into(), 0));
+                    calls.push(Played::default());
                     continue;
                 }
                 let call = self.call(&theatre, &mut target, &second);
@@ -236,21 +264,20 @@ impl Walker {
         }
     }
 
-    /// Steps through the call that the child stands before: its row in the table, and how many
-    /// instructions it has.
+    /// Steps through the call that the child stands before.
     fn call(
         &mut self,
         theatre: &Theatre,
         target: &mut Target,
         second: &Memory,
-    ) -> Result<(String, u64), Wrong> {
+    ) -> Result<Played, Wrong> {
         let scene = *theatre.board.scene();
         let before = theatre.memory.bytes(0, theatre.memory.len()).to_vec();
         let mut figures = Figures { calls: 1, ..Figures::default() };
         let mut addresses = Vec::new();
         let stepped =
             self.each_instant(theatre, target, &scene, second, &mut figures, &mut addresses);
-        let told = stepped.and_then(|()| {
+        let told = stepped.and_then(|kept| {
             // To the stop behind the call, where its answer stands.
             let stop = target.go_on();
             if stop != Stop::Trap {
@@ -264,7 +291,15 @@ impl Walker {
             if self.only.point.is_none() {
                 agree(&scene, status, block, &verdicts)?;
             }
-            Ok(row(theatre, &scene, status, block, &before))
+            let row = row(theatre, &scene, status, block, &before);
+            let is_due =
+                self.report.lock().expect("no walker failed").figures(&row).recoveries == 0;
+            if let Some(mut remains) = kept.filter(|_| is_due) {
+                let of_point = verdicts.iter().find(|(point, _)| *point == remains.point);
+                remains.verdict = of_point.map(|(_, verdict)| *verdict);
+                self.second_order(theatre, &scene, &remains, second, &mut figures)?;
+            }
+            Ok(row)
         });
         let row = told.map_err(|wrong| {
             let address = addresses.iter().find(|(point, _)| *point == wrong.point);
@@ -272,11 +307,13 @@ impl Walker {
             let said = format!("{:?}: {}{line}", scene.call, wrong.said);
             Wrong { point: wrong.point, said }
         })?;
-        self.report.add(&row, &figures);
-        Ok((row, figures.points))
+        self.count(&row, &figures);
+        let changes = addresses.into_iter().map(|(point, _)| point).collect();
+        Ok(Played { row, points: figures.points, changes })
     }
 
-    /// Submits each instant of a call, and some to a survivor who is stepped through.
+    /// Submits each instant of a call, and all to a survivor who is stepped through, or keeps one of
+    /// them for that.
     fn each_instant(
         &mut self,
         theatre: &Theatre,
@@ -285,23 +322,35 @@ impl Walker {
         second: &Memory,
         figures: &mut Figures,
         addresses: &mut Vec<(u64, u64)>,
-    ) -> Result<(), Wrong> {
+    ) -> Result<Option<Remains>, Wrong> {
         let tid = target.pid() as u32;
-        let (only, every) = (self.only.point, self.extent.second_order);
+        let only = self.only.point;
+        let mut kept = None;
         figures.points = steps(target, theatre.place(), u64::MAX, |instant| {
             addresses.push((instant.point, instant.address));
             if only.is_some_and(|only| only != instant.point) {
                 return Ok(());
             }
             figures.states += 1;
-            self.states += 1;
             self.submit(theatre, scene, instant, tid, instant.point)?;
-            if only.is_some() || every > 0 && self.states % every == every / 2 {
-                figures.second_order += self.second_order(theatre, scene, instant, tid, second)?;
+            let all = only.is_some() || self.extent.complete;
+            if !all && self.random.below(figures.states as usize) > 0 {
+                return Ok(());
             }
+            let mut bytes = instant.bytes.to_vec();
+            die(&mut bytes, theatre, scene, instant.holds, tid);
+            let mut remains = Remains { point: instant.point, bytes, verdict: None };
+            if !all {
+                kept = Some(remains);
+                return Ok(());
+            }
+            let earlier = self.court.answers()?;
+            remains.verdict = earlier.last().map(|(_, verdict)| *verdict);
+            self.second_order(theatre, scene, &remains, second, figures)?;
+            self.court.remember(earlier);
             Ok(())
         })?;
-        Ok(())
+        Ok(kept)
     }
 
     /// Submits the bytes of an instant as they are after the child's death.
@@ -320,36 +369,39 @@ impl Walker {
         })
     }
 
-    /// A survivor recovers from the child's death at this instant, and dies at each instruction of
-    /// that. Returns how many there were.
+    /// A survivor recovers from the child's death at an instant, and dies at each instruction of
+    /// that.
     fn second_order(
         &mut self,
         theatre: &Theatre,
         scene: &Scene,
-        instant: &Instant,
-        tid: u32,
+        remains: &Remains,
         second: &Memory,
-    ) -> Result<u64, Wrong> {
-        let earlier = self.court.answers()?;
-        let expected = earlier.last().expect("it was just submitted").1;
+        figures: &mut Figures,
+    ) -> Result<(), Wrong> {
+        let state = remains.verdict.map(|verdict| verdict.state);
+        if scene.effect() == Effect::End && state != Some(State::Old) {
+            // There is nothing to recover: whoever comes makes a pool anew.
+            return Ok(());
+        }
         let board = Memory::shared(size_of::<Board>());
         let board = Board::new(&board);
-        let bytes = second.bytes_mut(0, instant.bytes.len());
-        bytes.copy_from_slice(instant.bytes);
-        die(bytes, theatre, scene, instant.holds, tid);
+        second.bytes_mut(0, remains.bytes.len()).copy_from_slice(&remains.bytes);
         let place = Place { memory: second, board, options: theatre.case.options };
-        let birth = matches!(scene.effect(), Effect::Birth | Effect::End);
-        let calls = [Call::Recover, Call::Trim, Call::Check];
-        let call = match birth {
-            true => Call::Init,
-            false => calls[(self.states / 7) as usize % calls.len()],
+        let is_pool = scene.effect() != Effect::Birth;
+        let way = remains.point as usize;
+        let call = match is_pool {
+            // A trim is long.
+            true if self.extent.complete => [Call::Recover, Call::Trim, Call::Check][way % 3],
+            true => [Call::Recover, Call::Check][way % 2],
+            false => [Call::Init, Call::Open][way % 2],
         };
         let mut target = Target::start(|| {
-            let mut stage = if birth { Stage::bare(place) } else { Stage::attached(place) };
-            stage.must_step(call);
+            let mut stage = if is_pool { Stage::attached(place) } else { Stage::bare(place) };
+            stage.step(call);
         });
         let context = |wrong: Wrong| Wrong {
-            point: instant.point,
+            point: remains.point,
             said: format!("{} (at {} of {call:?} by a survivor)", wrong.said, wrong.point),
         };
         assert_eq!(target.go_on(), Stop::Trap);
@@ -362,43 +414,44 @@ impl Walker {
                 }
                 death::bury(copy, &theatre.geometry, &[survivor], 1);
             })
-        })
-        .map_err(context)?;
+        });
+        figures.recoveries += 1;
+        figures.second_order += points.map_err(context)?;
         for (point, verdict) in self.court.answers().map_err(context)? {
-            if verdict != expected && !birth {
-                let said = format!("{verdict:?}, but {expected:?} before");
+            if Some(verdict) != remains.verdict && is_pool {
+                let said = format!("{verdict:?}, but {:?} before", remains.verdict);
                 return Err(context(Wrong { point, said }));
             }
         }
-        // What was judged before is still to be looked at by the call.
-        self.court.remember(earlier);
-        Ok(points)
+        Ok(())
     }
 
-    /// Kills children for real at some points of a case.
+    /// Kills children for real at some points of a case, each call as likely as the next.
     fn kill_for_real(
         &mut self,
         case: &Case,
         memory: &Memory,
         board: &Board,
-        calls: &[(String, u64)],
+        calls: &[Played],
     ) -> Result<(), String> {
-        let total: u64 = calls.iter().map(|(_, points)| points).sum();
-        if self.extent.kill_every == 0 || total == 0 || self.only.point.is_some() {
-            return Ok(());
-        }
-        let kills = (total / self.extent.kill_every).clamp(1, self.extent.kills_max);
-        let mut random = Random(total ^ case.name.len() as u64);
-        for _ in 0..kills {
-            let mut point = random.next() % total;
-            let mut call = 0;
-            while point >= calls[call].1 {
-                point -= calls[call].1;
-                call += 1;
-            }
+        let played: Vec<usize> = (0..calls.len()).filter(|&call| calls[call].points > 0).collect();
+        let total: u64 = calls.iter().map(|call| call.points).sum();
+        let kills = match self.only.point {
+            Some(_) => 1,
+            None => (total / KILL_EVERY).clamp(1, self.extent.kills_max),
+        };
+        for kill in 0..kills {
+            let call = played[self.random.below(played.len())];
+            let Played { row, points, changes } = &calls[call];
+            let point = match self.only.point {
+                Some(point) => point,
+                // At any, and where something has just changed.
+                None if kill % 2 == 0 => self.random.next() % points,
+                None => changes[self.random.below(changes.len())],
+            };
             let killed = self.kill(case, memory, board, call, point);
             killed.map_err(|wrong| format!("{} (by a real kill)", wrong.of(case, call)))?;
-            self.report.add(&calls[call].0, &Figures { kills: 1, ..Figures::default() });
+            self.count(row, &Figures { kills: 1, ..Figures::default() });
         }
         Ok(())
     }
@@ -434,10 +487,10 @@ impl Walker {
         })?;
         let mut bytes = memory.bytes(0, memory.len()).to_vec();
         let instant = Instant { point, bytes: &bytes, holds, address: 0 };
-        self.submit(&theatre, &scene, &instant, tid, 0)?;
+        self.submit(&theatre, &scene, &instant, tid, point)?;
         target.kill();
         let real = memory.bytes(0, memory.len());
-        self.court.submit(&scene, &case.options, 1, real.len(), |copy| {
+        self.court.submit(&scene, &case.options, point, real.len(), |copy| {
             copy.copy_from_slice(real);
         })?;
         if holds {
@@ -533,10 +586,19 @@ fn row(theatre: &Theatre, scene: &Scene, status: Status, block: u64, before: &[u
         return format!("{name}, fails");
     }
     let way = match scene.effect() {
-        Effect::Adds { .. } | Effect::Removes { .. } => way(theatre, before, after),
+        Effect::Adds { .. } => way(theatre, before, after),
+        Effect::Removes { slot } => {
+            let state = block_at(theatre, scene.known[slot].offset).map(|block| block.state);
+            match (way(theatre, before, after), state) {
+                (way, Some(MEMPOOL_BLOCK_CACHED)) if way == "heap" || way == "top" => {
+                    "cache, others given back".into()
+                }
+                (way, _) => way,
+            }
+        }
         Effect::Replaces { slot, .. } => {
             let (old, lock) = (scene.known[slot], way(theatre, before, after));
-            let size = size_at(theatre, block);
+            let size = block_at(theatre, block).map_or(0, |block| block.size);
             match (block == old.offset, size.cmp(&old.size)) {
                 (false, _) => format!("moves ({lock})"),
                 (true, std::cmp::Ordering::Equal) => "as it is".into(),
@@ -567,26 +629,27 @@ fn way(theatre: &Theatre, before: &[u8], after: &[u8]) -> String {
     let locked = word(before, TURN_OFFSET) != word(after, TURN_OFFSET);
     let claimed = old.thread_caches != new.thread_caches;
     let cached = new.cached_count as i64 - old.cached_count as i64;
+    let adds = matches!(theatre.board.scene().effect(), Effect::Adds { .. });
     let way = match (locked, cached) {
         (false, _) if owners(before) != owners(after) => "depot",
-        (false, 0) => "nothing",
         (false, _) => "cache",
         (true, ..=-2) => "caches given back",
-        (true, 2..) => "cache, from the heap",
+        (true, 1..) if adds => "cache, from the heap",
+        (true, 1..) => "cache, with the lock",
+        (true, -1) if adds => "cache, with the lock",
         (true, _) if old.top != new.top => "top",
-        (true, 1) => "cache, with the lock",
         (true, _) => "heap",
     };
     format!("{way}{}", if claimed { ", cache claimed" } else { "" })
 }
 
-/// The size of the block that lies there now.
-fn size_at(theatre: &Theatre, offset: u64) -> u64 {
+/// The block that begins there now.
+fn block_at(theatre: &Theatre, offset: u64) -> Option<Block> {
     let mut blocks = Vec::new();
     let memory = theatre.memory;
     let seen = handle::inspect(memory.base(), memory.len(), &theatre.case.options, &mut blocks);
     seen.expect("inspect");
-    blocks.iter().find(|block| block.offset == offset).map_or(0, |block| block.size)
+    blocks.into_iter().find(|block| block.offset == offset)
 }
 
 /// Where in the source an instruction is, as far as this machine's tools know.
