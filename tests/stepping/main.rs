@@ -73,7 +73,7 @@ fn play(
 fn nothing_is_lost_by_a_kill_at_any_instruction() {
     let report = Mutex::new(Report::default());
     let extent = match soak() {
-        None => Extent { complete: false, kills_max: 6 },
+        None => Extent { complete: false, kills_max: 4 },
         Some(_) => Extent { complete: true, kills_max: 40 },
     };
     if let Ok(wanted) = std::env::var("MEMPOOL_STEPPING") {

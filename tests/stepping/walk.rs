@@ -42,6 +42,10 @@ pub struct Only {
     pub point: Option<u64>,
 }
 
+/// How far above a pool's top its bytes are looked at after each instruction, and farther up after
+/// each call.
+const WINDOW: usize = 16 << 10;
+
 /// Of so many points one real kill, up to the most.
 const KILL_EVERY: u64 = 97;
 
@@ -125,6 +129,18 @@ impl<'a> Theatre<'a> {
         theatre
     }
 
+    /// How many of its bytes can change in the next call.
+    fn window(&self) -> usize {
+        let (memory, len) = (self.memory, self.memory.len());
+        let mut blocks = Vec::new();
+        match handle::inspect(memory.base(), len, &self.case.options, &mut blocks) {
+            Ok(stats) if self.board.scene().effect() != Effect::Birth => {
+                len.min(stats.top as usize + WINDOW)
+            }
+            _ => len,
+        }
+    }
+
     fn place(&self) -> Place<'a> {
         Place { memory: self.memory, board: self.board, options: self.case.options }
     }
@@ -177,10 +193,12 @@ fn geometry(memory: &Memory, options: &Options) -> Geometry {
 }
 
 /// Lets the child go on for at most `limit` instructions of its call, and shows the first instant and
-/// each that differs from the one before. Returns how many there were.
+/// each that differs from the one before in the pool's first `window` bytes; beyond, nothing may
+/// change. Returns how many there were.
 fn steps(
     target: &mut Target,
     place: Place,
+    window: usize,
     limit: u64,
     mut show: impl FnMut(&Instant) -> Result<(), Wrong>,
 ) -> Result<u64, Wrong> {
@@ -208,13 +226,17 @@ fn steps(
         if named && !holds {
             return wrong("the word names the thread, and the kernel does not know".into());
         }
-        if holds != held || last != bytes {
+        if holds != held || last.is_empty() || last[..window] != bytes[..window] {
             last.clear();
             last.extend_from_slice(bytes);
             held = holds;
             show(&Instant { point, bytes, holds, address })?;
         }
         point += 1;
+    }
+    if memory.bytes(window, memory.len() - window) != &last[window..] {
+        let said = "it wrote farther up than was looked at: WINDOW is too small".into();
+        return Err(Wrong { point, said });
     }
     Ok(point)
 }
@@ -326,7 +348,7 @@ impl<'r> Walker<'r> {
         let tid = target.pid() as u32;
         let only = self.only.point;
         let mut kept = None;
-        figures.points = steps(target, theatre.place(), u64::MAX, |instant| {
+        figures.points = steps(target, theatre.place(), theatre.window(), u64::MAX, |instant| {
             addresses.push((instant.point, instant.address));
             if only.is_some_and(|only| only != instant.point) {
                 return Ok(());
@@ -379,6 +401,9 @@ impl<'r> Walker<'r> {
         second: &Memory,
         figures: &mut Figures,
     ) -> Result<(), Wrong> {
+        if matches!(scene.call, Call::Check | Call::Stats | Call::Walk) && !self.extent.complete {
+            return Ok(());
+        }
         let state = remains.verdict.map(|verdict| verdict.state);
         if scene.effect() == Effect::End && state != Some(State::Old) {
             // There is nothing to recover: whoever comes makes a pool anew.
@@ -406,7 +431,7 @@ impl<'r> Walker<'r> {
         };
         assert_eq!(target.go_on(), Stop::Trap);
         let survivor = target.pid() as u32;
-        let points = steps(&mut target, place, u64::MAX, |at| {
+        let points = steps(&mut target, place, theatre.window(), u64::MAX, |at| {
             self.court.submit(scene, &theatre.case.options, at.point, at.bytes.len(), |copy| {
                 copy.copy_from_slice(at.bytes);
                 if at.holds {
@@ -481,7 +506,7 @@ impl<'r> Walker<'r> {
         let tid = target.pid() as u32;
         let mut holds = false;
         // One more than the instructions before the point, so that the last shown is the point's.
-        steps(&mut target, theatre.place(), point + 1, |instant| {
+        steps(&mut target, theatre.place(), theatre.window(), point + 1, |instant| {
             holds = instant.holds;
             Ok(())
         })?;
