@@ -42,6 +42,10 @@ pub struct Only {
     pub point: Option<u64>,
 }
 
+/// So many states of a call that allocates show the block: that after the store that delivers it, and
+/// the one that follows, of the magazine's count or the lock.
+const DELIVERED_MAX: usize = 2;
+
 /// How far above a pool's top its bytes are looked at after each instruction, and farther up after
 /// each call.
 const WINDOW: usize = 16 << 10;
@@ -564,6 +568,12 @@ fn agree(
         }
     }
     let Some(&(point, last)) = verdicts.last() else { return Ok(()) };
+    let delivered = verdicts.iter().filter(|(_, verdict)| verdict.state == State::New).count();
+    if matches!(scene.effect(), Effect::Adds { .. }) && delivered > DELIVERED_MAX {
+        let said =
+            format!("the block is there {delivered} stores before the call has made its last");
+        return Err(Wrong { point, said });
+    }
     let nothing = match scene.effect() {
         Effect::Nothing => true,
         // It had the room already.
