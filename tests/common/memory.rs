@@ -2,6 +2,7 @@
 
 use std::os::fd::IntoRawFd;
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 pub const PAGE: usize = 4096;
 
@@ -24,6 +25,18 @@ impl Memory {
     /// Zero bytes in a file of their own, so that `view` can map them again and every child
     /// shares them.
     pub fn shared(len: usize) -> Memory {
+        Memory::shared_at(len, ptr::null_mut())
+    }
+
+    /// As [`Memory::shared`], at an address below all others: whoever looks for the mapping in
+    /// /proc/self/maps finds it among the first.
+    pub fn shared_low(len: usize) -> Memory {
+        static NEXT: AtomicUsize = AtomicUsize::new(1 << 28);
+        let room = len.next_multiple_of(PAGE) + 4 * PAGE;
+        Memory::shared_at(len, NEXT.fetch_add(room, Relaxed) as *mut libc::c_void)
+    }
+
+    fn shared_at(len: usize, hint: *mut libc::c_void) -> Memory {
         // SAFETY: the name is a C string; the descriptor is ours.
         let file = unsafe { libc::memfd_create(c"mempool-test".as_ptr(), libc::MFD_CLOEXEC) };
         assert!(file >= 0, "memfd_create: {}", error());
@@ -31,7 +44,7 @@ impl Memory {
         // SAFETY: our own descriptor.
         let answer = unsafe { libc::ftruncate(file, len as libc::off_t) };
         assert_eq!(answer, 0, "ftruncate to {len}: {}", error());
-        Memory::map(file, len, PAGE)
+        Memory::map(file, len, PAGE, hint)
     }
 
     /// A file on a disk, made and filled with zeros if it is not there.
@@ -54,7 +67,7 @@ impl Memory {
     /// Zero bytes of this process's own. Huge pages are off: what a test counts as touched is
     /// what was touched.
     pub fn private(len: usize) -> Memory {
-        Memory::map(-1, len.next_multiple_of(PAGE), PAGE)
+        Memory::map(-1, len.next_multiple_of(PAGE), PAGE, ptr::null_mut())
     }
 
     /// The same bytes at another address.
@@ -63,15 +76,14 @@ impl Memory {
         // SAFETY: our own descriptor.
         let file = unsafe { libc::dup(self.file) };
         assert!(file >= 0, "dup: {}", error());
-        Memory::map(file, self.len, PAGE)
+        Memory::map(file, self.len, PAGE, ptr::null_mut())
     }
 
-    fn map(file: libc::c_int, len: usize, alignment: usize) -> Memory {
+    fn map(file: libc::c_int, len: usize, alignment: usize, hint: *mut libc::c_void) -> Memory {
         let reserved_len = len + 2 * alignment.max(PAGE);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh mapping touches nothing of ours.
-        let reserved =
-            unsafe { libc::mmap(ptr::null_mut(), reserved_len, libc::PROT_NONE, flags, -1, 0) };
+        let reserved = unsafe { libc::mmap(hint, reserved_len, libc::PROT_NONE, flags, -1, 0) };
         assert_ne!(reserved, libc::MAP_FAILED, "reserving {reserved_len} bytes: {}", error());
         let reserved: *mut u8 = reserved.cast();
         // SAFETY: inside the reservation, by its length.

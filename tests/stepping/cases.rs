@@ -1,0 +1,515 @@
+//! The cases: in which pool, who has been there before, and what the child does.
+
+use super::scene::Call;
+use super::stage::{at_random, Stage};
+use crate::common::handle::Options;
+use crate::common::options;
+use ::mempool::abi::*;
+
+const KIB: usize = 1 << 10;
+/// A pool without caches.
+const SMALL: usize = 32 * KIB;
+/// The smallest with caches: four of them, and sixteen magazines.
+const CACHED: usize = 256 * KIB;
+/// The longest of all.
+pub const LEN_MAX: usize = CACHED;
+
+type Act = Box<dyn Fn(&mut Stage) + Send + Sync>;
+
+pub struct Case {
+    pub name: String,
+    /// What its calls that are about no block are called in the table.
+    pub group: &'static str,
+    pub len: usize,
+    pub options: Options,
+    /// The buffer holds bytes that mean nothing before; else zeros.
+    pub dirty: bool,
+    /// There is a pool when the child comes.
+    pub has_pool: bool,
+    /// The machine has started anew since anybody used the pool.
+    pub rebooted: bool,
+    /// Other processes, which come before the child.
+    pub others: Vec<Other>,
+    /// What the child does.
+    pub act: Act,
+}
+
+/// A process that uses the pool before the child does.
+pub struct Other {
+    pub act: fn(&mut Stage),
+    /// It stays, and what it has is its; else it ends without a word.
+    pub stays: bool,
+}
+
+impl Case {
+    fn new(
+        name: impl Into<String>,
+        len: usize,
+        act: impl Fn(&mut Stage) + Send + Sync + 'static,
+    ) -> Case {
+        Case {
+            name: name.into(),
+            group: "at random",
+            len,
+            options: options(),
+            // A pool with caches has a longer map to clear.
+            dirty: len < CACHED,
+            has_pool: true,
+            rebooted: false,
+            others: Vec::new(),
+            act: Box::new(act),
+        }
+    }
+
+    /// What is stepped through is called by the case's name.
+    fn as_group(mut self, group: &'static str) -> Case {
+        self.group = group;
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Options)) -> Case {
+        change(&mut self.options);
+        self
+    }
+
+    fn without_pool(mut self) -> Case {
+        self.has_pool = false;
+        self
+    }
+
+    fn zeroed(mut self) -> Case {
+        self.dirty = false;
+        self
+    }
+
+    fn dirty(mut self) -> Case {
+        self.dirty = true;
+        self
+    }
+
+    fn after_reboot(mut self) -> Case {
+        self.rebooted = true;
+        self
+    }
+
+    /// Another process has used the pool, and is gone.
+    fn after(mut self, act: fn(&mut Stage)) -> Case {
+        self.others.push(Other { act, stays: false });
+        self
+    }
+
+    /// Another process uses the pool, and stays.
+    fn beside(mut self, act: fn(&mut Stage)) -> Case {
+        self.others.push(Other { act, stays: true });
+        self
+    }
+}
+
+/// All cases that are always played, the longer ones first.
+pub fn all() -> Vec<Case> {
+    [caches(), death(), heap(), resize(), whole(), births()].into_iter().flatten().collect()
+}
+
+/// Cases with calls at random, by their number: without end.
+pub fn random(number: u64) -> Case {
+    let name = format!("random-{number}");
+    let flags = [0, MEMPOOL_NO_COMPACT, 0, MEMPOOL_NO_SPLIT][(number / 3 % 4) as usize];
+    match number % 3 {
+        0 => Case::new(name, SMALL, move |s| at_random(s, number, 50, 4 * KIB, 40))
+            .with(|options| options.flags = flags),
+        1 => Case::new(name, CACHED, move |s| at_random(s, number, 60, 600, 300)),
+        _ => Case::new(name, CACHED, move |s| at_random(s, number, 60, 8 * KIB, 200))
+            .after(|s| at_random_quietly(s, 7))
+            .beside(|s| at_random_quietly(s, 8)),
+    }
+}
+
+/// The case of this name.
+pub fn named(name: &str) -> Option<Case> {
+    if let Some(number) = name.strip_prefix("random-") {
+        return number.parse().ok().map(random);
+    }
+    all().into_iter().find(|case| case.name == name)
+}
+
+fn at_random_quietly(stage: &mut Stage, seed: usize) {
+    let blocks: Vec<usize> = (0..30).map(|at| stage.get(16 + at * seed % 300)).collect();
+    stage.put_all(&blocks[..blocks.len() / 2]);
+}
+
+/// Blocks come from the heap and go back to it.
+fn heap() -> Vec<Case> {
+    vec![
+        Case::new("heap-first", SMALL, |s| {
+            s.must_step(Call::Malloc { size: 100 });
+            s.must_step(Call::Malloc { size: 5000 });
+        }),
+        Case::new("heap-reuse", SMALL, |s| {
+            // Exact, cut from a larger one, of more digits; with walls between.
+            let [a, _, b, _, c, _] = s.get_all([64, 16, 200, 16, 3000, 16]);
+            s.put_all(&[a, b, c]);
+            s.must_step(Call::Malloc { size: 64 });
+            s.must_step(Call::Malloc { size: 40 });
+            s.must_step(Call::Malloc { size: 2000 });
+            s.must_step(Call::Calloc { count: 3, size: 16 });
+            s.must_step(Call::CallocFill { count: 1, size: 100, byte: 0xc3 });
+        }),
+        Case::new("heap-exact-look", SMALL, |s| {
+            // The bin's first blocks are too small, and there is nothing else.
+            let slots = [1040, 1056, 1072, 1088, 1104, 1136].map(|size| {
+                let slot = s.get(size);
+                s.get(16);
+                slot
+            });
+            s.exhaust(&[1024, 128, 16]);
+            s.put_all(&slots);
+            s.step(Call::Malloc { size: 1120 });
+            s.step(Call::Malloc { size: 2000 });
+            s.step(Call::Calloc { count: 100, size: 100 });
+        }),
+        Case::new("heap-watermark", 128 * KIB, |s| {
+            // The map becomes known a stretch at a time.
+            s.get(60 * KIB - 200);
+            s.must_step(Call::Malloc { size: 8 * KIB });
+        })
+        .with(|options| options.flags = MEMPOOL_NO_THREAD_CACHES),
+        Case::new("heap-aligned", SMALL, |s| {
+            s.get(16);
+            s.must_step(Call::AlignedAlloc { alignment: 512, size: 100 });
+            let [a, _] = s.get_all([2000, 16]);
+            s.put(a);
+            s.must_step(Call::AlignedAlloc { alignment: 256, size: 100 });
+            s.must_step(Call::AlignedAlloc { alignment: 64, size: 64 });
+        }),
+        Case::new("heap-free", SMALL, |s| {
+            let [a, b, c, d, e, f, g, h] = s.get_all([64, 80, 96, 2000, 32, 48, 160, 16]);
+            s.must_step(Call::Free { slot: b });
+            s.must_step(Call::Free { slot: c }); // joins the left one
+            s.must_step(Call::Free { slot: a }); // the right one
+            s.put(e);
+            s.must_step(Call::Free { slot: d }); // both
+            s.must_step(Call::FreeSized { slot: f, size: 40 });
+            s.must_step(Call::Free { slot: h }); // at top
+            s.must_step(Call::Free { slot: g }); // at top, with one before it
+        }),
+        Case::new("heap-refusals", SMALL, |s| {
+            let [a, b, _] = s.get_all([64, 64, 64]);
+            let at = s.at(a);
+            s.put(a);
+            s.step(Call::FreeBad { at });
+            s.step(Call::FreeBad { at: s.at(b) + 16 });
+            s.step(Call::FreeBad { at: s.at(b) + 1 });
+            s.step(Call::FreeBad { at: 8 });
+            s.step(Call::FreeSized { slot: b, size: 500 });
+            s.step(Call::Malloc { size: 100_000 });
+            s.step(Call::Realloc { slot: b, size: 100_000 });
+        }),
+        Case::new("heap-uncompacted", SMALL, |s| {
+            let [a, b, c, d] = s.get_all([64, 64, 256, 64]);
+            s.must_step(Call::Free { slot: a });
+            s.must_step(Call::Free { slot: b });
+            s.must_step(Call::Free { slot: c });
+            s.must_step(Call::Malloc { size: 100 });
+            s.must_step(Call::Realloc { slot: d, size: 200 });
+        })
+        .with(|options| options.flags = MEMPOOL_NO_COMPACT),
+        Case::new("heap-unsplit", SMALL, |s| {
+            let [a, b, _] = s.get_all([256, 256, 64]);
+            s.must_step(Call::Free { slot: a });
+            s.must_step(Call::Malloc { size: 100 });
+            s.must_step(Call::Realloc { slot: b, size: 100 });
+            s.must_step(Call::Free { slot: b });
+        })
+        .with(|options| options.flags = MEMPOOL_NO_SPLIT),
+        Case::new("heap-other-align", SMALL, |s| {
+            let [a, b, _] = s.get_all([200, 300, 64]);
+            s.must_step(Call::Free { slot: a });
+            s.must_step(Call::Malloc { size: 72 });
+            s.must_step(Call::Realloc { slot: b, size: 100 });
+            s.must_step(Call::Free { slot: b });
+        })
+        .with(|options| options.align = 8),
+    ]
+}
+
+/// Blocks become longer and shorter.
+fn resize() -> Vec<Case> {
+    vec![
+        Case::new("realloc-in-place", SMALL, |s| {
+            let [a, b, _, c] = s.get_all([256, 256, 16, 256]);
+            s.must_step(Call::Realloc { slot: a, size: 100 }); // a rest is left
+            s.must_step(Call::Realloc { slot: a, size: 48 }); // which grows
+            s.must_step(Call::Realloc { slot: a, size: 112 }); // part of it
+            s.must_step(Call::Realloc { slot: a, size: 256 }); // all of it
+            s.must_step(Call::Realloc { slot: a, size: 250 });
+            s.must_step(Call::Realloc { slot: b, size: 1 });
+            s.must_step(Call::Expand { slot: b, size: 128 });
+            s.step(Call::Expand { slot: b, size: 1000 });
+            s.must_step(Call::Realloc { slot: c, size: 600 }); // above top
+            s.must_step(Call::Realloc { slot: c, size: 60 }); // and back
+            s.must_step(Call::Expand { slot: c, size: 3000 });
+        }),
+        Case::new("realloc-elsewhere", SMALL, |s| {
+            let [a, b, c, d, _] = s.get_all([256, 64, 600, 96, 16]);
+            s.put(c);
+            s.must_step(Call::Realloc { slot: b, size: 300 }); // to a free block
+            s.must_step(Call::Realloc { slot: a, size: 400 }); // above top, joins what b left
+            s.must_step(Call::Realloc { slot: d, size: 112 });
+            s.must_step(Call::ReallocNull { size: 50 });
+        }),
+        Case::new("realloc-no-room", SMALL, |s| {
+            let [a, _, b, _] = s.get_all([256, 16, 1200, 16]);
+            s.exhaust(&[1024, 128, 16]);
+            s.step(Call::Realloc { slot: a, size: 600 });
+            s.put(b);
+            s.must_step(Call::Realloc { slot: a, size: 1000 });
+        }),
+    ]
+}
+
+/// The pool as a whole.
+fn whole() -> Vec<Case> {
+    fn some(s: &mut Stage) {
+        let [a, _, b, _] = s.get_all([64, 200, 1500, 32]);
+        s.put_all(&[a, b]);
+    }
+    vec![
+        Case::new("whole-looks", SMALL, |s| {
+            some(s);
+            for call in [Call::Check, Call::Stats, Call::Walk, Call::Trim, Call::Recover] {
+                s.must_step(call);
+            }
+            s.must_step(Call::Attach);
+            s.must_step(Call::Open);
+            s.must_step(Call::Detach);
+        })
+        .as_group("nothing to do"),
+        Case::new("whole-free-all", SMALL, |s| {
+            some(s);
+            s.must_step(Call::FreeAll);
+            s.must_step(Call::FreeAll);
+        })
+        .as_group("no caches"),
+        Case::new("whole-free-all-cached", CACHED, |s| {
+            s.beside(some);
+            some(s);
+            s.must_step(Call::FreeAll);
+            s.must_step(Call::Malloc { size: 64 });
+        })
+        .as_group("with caches")
+        .after(some),
+        Case::new("whole-release", SMALL, |s| {
+            some(s);
+            s.must_step(Call::Release);
+        })
+        .as_group("no caches"),
+        Case::new("whole-release-cached", CACHED, |s| {
+            some(s);
+            s.must_step(Call::Release);
+        })
+        .as_group("with caches"),
+    ]
+}
+
+/// Makes the child's first call, so that what it takes to get to know the pool and to claim a cache
+/// is not stepped through in each case.
+fn begin(s: &mut Stage) {
+    let slot = s.get(16);
+    s.put(slot);
+}
+
+/// Takes and frees a few blocks of a size, stepping through each.
+fn to_and_fro(s: &mut Stage, size: usize, count: usize) {
+    begin(s);
+    let slots: Vec<usize> =
+        (0..count).map(|_| s.must_step(Call::Malloc { size }).expect("malloc")).collect();
+    for &slot in &slots {
+        s.must_step(Call::Free { slot });
+    }
+}
+
+/// Leaves magazines in the depot, full ones and empty ones.
+fn stock(s: &mut Stage) {
+    for size in [16, 64] {
+        let slots: Vec<usize> = (0..40).map(|_| s.get(size)).collect();
+        s.put_all(&slots);
+    }
+}
+
+/// Blocks come from caches and go back to them.
+fn caches() -> Vec<Case> {
+    vec![
+        Case::new("cache-first", CACHED, |s| {
+            s.must_step(Call::Malloc { size: 64 });
+            s.must_step(Call::Malloc { size: 16 });
+        })
+        .dirty(),
+        Case::new("cache-first-free", CACHED, |s| {
+            let slot = s.slots()[0];
+            s.must_step(Call::Free { slot });
+        })
+        .after(|s| {
+            s.get(64);
+        }),
+        Case::new("cache-small", CACHED, |s| to_and_fro(s, 16, 40)),
+        Case::new("cache-larger", CACHED, |s| to_and_fro(s, 100, 8)),
+        Case::new("cache-beyond", CACHED, |s| to_and_fro(s, 3 * KIB, 2)),
+        Case::new("cache-depot", CACHED, |s| {
+            // Of what another thread has left, and back.
+            s.beside(stock);
+            to_and_fro(s, 16, 24);
+            to_and_fro(s, 64, 8);
+        }),
+        Case::new("cache-handed-on", CACHED, |s| {
+            // One thread allocates, another frees.
+            s.beside(|s| {
+                for _ in 0..24 {
+                    s.get(48);
+                }
+            });
+            begin(s);
+            for slot in s.slots() {
+                s.must_step(Call::Free { slot });
+            }
+            for _ in 0..12 {
+                s.must_step(Call::Malloc { size: 48 });
+            }
+        }),
+        Case::new("cache-filled", CACHED, |s| {
+            begin(s);
+            for _ in 0..3 {
+                s.must_step(Call::Calloc { count: 2, size: 24 });
+            }
+            for _ in 0..2 {
+                s.must_step(Call::CallocFill { count: 1, size: 100, byte: 0x77 });
+            }
+            s.must_step(Call::Calloc { count: 1, size: 2100 });
+            s.must_step(Call::AlignedAlloc { alignment: 16, size: 48 });
+            s.must_step(Call::AlignedAlloc { alignment: 256, size: 48 });
+            s.must_step(Call::AlignedAlloc { alignment: 4096, size: 300 });
+        }),
+        Case::new("cache-realloc", CACHED, |s| {
+            let [a, b, c, _] = s.get_all([48, 100, 2300, 16]);
+            s.must_step(Call::Realloc { slot: a, size: 40 });
+            s.must_step(Call::Realloc { slot: a, size: 200 }); // a cache to a cache
+            s.must_step(Call::Realloc { slot: a, size: 300 });
+            s.must_step(Call::Realloc { slot: a, size: 2800 }); // to the heap
+            s.must_step(Call::Realloc { slot: c, size: 3000 }); // the heap to the heap
+            s.must_step(Call::Realloc { slot: c, size: 200 });
+            s.must_step(Call::Realloc { slot: b, size: 33 });
+            s.must_step(Call::Expand { slot: b, size: 90 });
+            s.must_step(Call::ReallocNull { size: 64 });
+            s.must_step(Call::FreeSized { slot: b, size: 90 });
+        }),
+        Case::new("cache-refusals", CACHED, |s| {
+            let [a, b] = s.get_all([64, 64]);
+            let at = s.at(a);
+            s.put(a);
+            s.step(Call::FreeBad { at });
+            s.step(Call::FreeBad { at: s.at(b) + 16 });
+            s.step(Call::FreeBad { at: s.at(b) + 1 });
+            s.step(Call::FreeBad { at: 8 });
+        }),
+        Case::new("cache-trim", CACHED, |s| {
+            s.beside(stock);
+            stock(s);
+            s.must_step(Call::Trim);
+        })
+        .as_group("a cache and the depot"),
+        Case::new("cache-detach", CACHED, |s| {
+            stock(s);
+            s.must_step(Call::Detach);
+        })
+        .as_group("with a cache"),
+        Case::new("cache-no-magazine", CACHED, |s| {
+            // All magazines are in use, by all the sizes that are cached.
+            let sizes = || (16..=128).step_by(16);
+            let slots: Vec<usize> =
+                sizes().flat_map(|size| [size; 9]).map(|size| s.get(size)).collect();
+            for some in slots.chunks(9) {
+                s.put_all(&some[..7]);
+            }
+            for some in slots.chunks(9) {
+                s.must_step(Call::Free { slot: some[7] });
+            }
+            for size in sizes().step_by(3) {
+                s.must_step(Call::Malloc { size });
+            }
+        }),
+        Case::new("cache-pressure", CACHED, |s| {
+            // Nothing is free but what caches hold: the depot's, this thread's, the dead's.
+            s.beside(stock);
+            stock(s);
+            s.exhaust_heap(&[8 * KIB, KIB, 256, 32]);
+            s.must_step(Call::Malloc { size: 100 });
+            s.step(Call::Malloc { size: 300 });
+        })
+        .after(stock)
+        .beside(stock),
+        Case::new("cache-looks", CACHED, |s| {
+            stock(s);
+            for call in [Call::Check, Call::Stats, Call::Attach] {
+                s.must_step(call);
+            }
+        })
+        .as_group("with caches")
+        .beside(stock),
+    ]
+}
+
+/// Others have died, and the child comes to know.
+fn death() -> Vec<Case> {
+    vec![
+        Case::new("dead-recover", CACHED, |s| {
+            s.must_step(Call::Recover);
+        })
+        .as_group("a dead cache")
+        .after(stock)
+        .beside(stock),
+        Case::new("dead-trim", CACHED, |s| {
+            s.must_step(Call::Trim);
+        })
+        .as_group("a dead cache")
+        .after(stock),
+        Case::new("dead-claim", CACHED, |s| {
+            // There is one cache, and its thread is gone.
+            s.must_step(Call::Malloc { size: 64 });
+            let slot = s.slots()[0];
+            s.must_step(Call::Free { slot });
+        })
+        .with(|options| options.max_threads = 1)
+        .after(stock),
+        Case::new("dead-none-to-claim", CACHED, |s| {
+            // There is one cache, and its thread lives.
+            s.must_step(Call::Malloc { size: 64 });
+            s.must_step(Call::Malloc { size: 64 });
+        })
+        .with(|options| options.max_threads = 1)
+        .beside(stock),
+        Case::new("dead-reboot", CACHED, |s| {
+            s.must_step(Call::Attach);
+        })
+        .as_group("after a reboot")
+        .after(stock)
+        .after_reboot(),
+    ]
+}
+
+/// Pools come to be.
+fn births() -> Vec<Case> {
+    let init: fn(&mut Stage) = |s| {
+        s.must_step(Call::Init);
+    };
+    let open: fn(&mut Stage) = |s| {
+        s.must_step(Call::Open);
+    };
+    vec![
+        Case::new("init-zero", SMALL, init).as_group("of zeros").without_pool().zeroed(),
+        Case::new("init-dirty", SMALL, init).as_group("of any bytes").without_pool(),
+        Case::new("init-cached", CACHED, init).as_group("with caches").without_pool().dirty(),
+        Case::new("init-over-a-pool", CACHED, init).as_group("over a pool").after(stock),
+        Case::new("open-zero", SMALL, open).as_group("of zeros").without_pool().zeroed(),
+        Case::new("open-cached", CACHED, open).as_group("with caches").without_pool().zeroed(),
+        Case::new("open-a-pool", CACHED, open).as_group("of a pool").after(stock),
+    ]
+}
