@@ -54,7 +54,7 @@ impl Memory {
         let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let len = len.next_multiple_of(PAGE);
         file.set_len(len as u64).expect("the file has its length");
-        Memory::map(file.into_raw_fd(), len, PAGE)
+        Memory::map(file.into_raw_fd(), len, PAGE, ptr::null_mut())
     }
 
     /// Other memory with the same bytes.
