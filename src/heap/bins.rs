@@ -118,7 +118,6 @@ impl Bins {
 
     /// Takes a free block out. O(1).
     pub fn unlink(&self, block: Free) -> Honest<()> {
-        let bin = self.bin_of(block.1);
         let around = self.links(block)?;
         let (next, prev) = (around.next, around.prev);
         if let Some(behind) = around.behind {
@@ -128,6 +127,7 @@ impl Bins {
             write(&before[NEXT], next);
             return Ok(());
         }
+        let bin = self.bin_of(block.1);
         self.set_head(bin, next);
         if next == NONE {
             self.set_bit(bin, false);

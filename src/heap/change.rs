@@ -399,10 +399,12 @@ const MENDING: u32 = 1;
 
 /// Never 0: the lowest bit is the slot, the next is set, the rest is a sum of the words.
 fn seal(slot: u32, words: [u64; SLOT_WORDS]) -> u32 {
-    // Odd multipliers keep every bit; the rotation makes the order count.
-    let sum = words.iter().fold(0x811c_9dc5_0000_0001u64, |sum, &word| {
-        (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-    });
+    // Odd multipliers keep every bit, and each place has another; nothing waits for its neighbour.
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut sum = 0x811c_9dc5_0000_0001u64;
+    for (place, word) in words.into_iter().enumerate() {
+        sum = sum.wrapping_add(word.wrapping_mul(ODD.rotate_left(11 * place as u32) | 1));
+    }
     (sum ^ sum >> 32) as u32 & !3 | 2 | slot
 }
 
