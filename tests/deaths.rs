@@ -208,7 +208,7 @@ fn after_a_reboot_the_file_is_the_pool() {
         }
         crowd.stop(vec![running], LIMIT);
         crowd.all().for_each(|worker| crowd.take_over(worker, shared.pool));
-        let lost = crowd.judge(shared.pool, &losses).lost;
+        let lost = crowd.judge(shared.pool, &losses);
         eprintln!("{boots} boots, {held} with the lock held; {lost} blocks lost");
         crowd.give_back(shared.pool);
         shared.must_be_whole(first);
