@@ -216,7 +216,7 @@ impl Scene {
         }
         let pool = self.shared.pool;
         self.crowd.all().for_each(|worker| self.crowd.take_over(worker, pool));
-        assert_eq!(self.crowd.judge(pool, &Losses::default()).lost, 0);
+        assert_eq!(self.crowd.judge(pool, &Losses::default()), 0);
         self.crowd.give_back(pool);
         let stats = pool.stats();
         assert_eq!((stats.used_count, stats.rejected_frees), (0, 0));
@@ -352,7 +352,7 @@ fn a_frozen_process_among_others_that_die_keeps_all_it_has() {
         others.push(frozen);
         crowd.stop(others, LIMIT);
         crowd.all().for_each(|worker| crowd.take_over(worker, pool));
-        let lost = crowd.judge(pool, &losses).lost;
+        let lost = crowd.judge(pool, &losses);
         eprintln!("{rounds} freezes and deaths; {lost} blocks lost");
         crowd.give_back(pool);
         shared.must_be_whole(first);

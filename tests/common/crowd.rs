@@ -53,8 +53,8 @@ pub struct Ledger {
     _unused: u32,
     pub calls: AtomicU64,
     call: AtomicU64,
-    /// How many bytes of the block must survive the move under way.
-    kept: AtomicU64,
+    /// Of the call under way: how many bytes it gets, or how many must survive its move.
+    bytes: AtomicU64,
     slots: [AtomicU64; SLOTS],
 }
 
@@ -92,21 +92,12 @@ pub struct Losses {
     pub inside: u64,
     /// Those that could lose a block: each at most one.
     pub in_flight: u64,
-    /// Of these, calls that were getting one.
-    gets: u64,
+    /// Of these, calls that were getting one: how many bytes.
+    gets: Vec<usize>,
     /// Offsets of blocks that were being freed: each may still be there.
     frees: Vec<u64>,
     /// Offset and bytes of blocks that were being moved: each must be somewhere.
     moves: Vec<(u64, usize)>,
-}
-
-/// What was found in the quiet.
-pub struct Verdict {
-    /// Blocks that nobody knew of.
-    pub lost: u64,
-    /// Those that were being moved, and seem to be in both places. Hardly ever: where another got the
-    /// old place, and died over that too, it still has the old bytes.
-    pub moved_twice: u64,
 }
 
 impl Losses {
@@ -114,32 +105,42 @@ impl Losses {
     pub fn add(&mut self, judged: &Losses) {
         self.inside += judged.inside;
         self.in_flight += judged.in_flight;
-        self.gets = 0;
+        self.gets.clear();
         self.frees.clear();
         self.moves.clear();
     }
 
     /// Of these blocks, by offset and size, each is one that a call in flight may have left; and what
-    /// was being moved is among them. Returns how many of these seem to be in both places.
-    fn must_explain(&self, pool: Handle, mut lost: BTreeMap<u64, usize>) -> u64 {
+    /// was being moved is among them, in one place.
+    fn must_explain(&self, pool: Handle, mut lost: BTreeMap<u64, usize>) {
         let (count, calls) = (lost.len() as u64, self.in_flight);
         assert!(count <= calls, "{count} blocks lost, by {calls} calls in flight");
-        let mut twice = 0;
-        for &(old, kept) in &self.moves {
+        let mut gets = self.gets.clone();
+        // By place: another may have got the old one since, and died over moving it again.
+        let mut moves: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        self.moves.iter().for_each(|&(old, kept)| moves.entry(old).or_default().push(kept));
+        for (&old, all_kept) in &moves {
+            let kept = all_kept.iter().copied().min().unwrap_or(0);
             let is_it = |&(&at, &size): &(&u64, &usize)| {
                 size >= kept && keeps_stamp(pool.pointer(at), old, kept)
             };
-            let mut found = lost.iter().filter(is_it).map(|(&at, _)| at);
-            let Some(place) = found.next() else { panic!("{old:#x} died while it was moved") };
-            twice += u64::from(found.next().is_some());
-            lost.remove(&place);
+            let found: Vec<u64> = lost.iter().filter(is_it).map(|(&at, _)| at).collect();
+            assert!(found.len() >= all_kept.len(), "{old:#x} died while it was moved");
+            if found.len() > all_kept.len() && !self.frees.contains(&old) {
+                // Or he was just getting it, while the old bytes still were there.
+                let size = lost.get(&old).copied().unwrap_or(0);
+                let fits = |&get: &usize| (get..=pool.good_size(get) + 32).contains(&size);
+                let get = gets.iter().position(fits);
+                gets.swap_remove(get.unwrap_or_else(|| panic!("{old:#x} is in {found:x?}")));
+            }
+            assert!(found.len() <= all_kept.len() + 1, "{old:#x} is in {found:x?}");
+            lost.retain(|at, _| !found.contains(at));
         }
         for old in &self.frees {
             lost.remove(old);
         }
-        let (rest, gets) = (lost.len() as u64, self.gets);
+        let (rest, gets) = (lost.len(), gets.len());
         assert!(rest <= gets, "{rest} blocks lost, and {gets} calls were getting one");
-        twice
     }
 }
 
@@ -309,6 +310,7 @@ impl Crowd {
 
     fn get(&self, ledger: &Ledger, at: usize, pool: Handle, random: &mut Random) {
         let size = self.size(random);
+        put(&ledger.bytes, size as u64);
         ledger.inside(Call::Get, at, || {
             let answer = match random.below(8) {
                 0 => pool.aligned_alloc(1 << random.below(10), size),
@@ -332,7 +334,7 @@ impl Crowd {
         let held = slot.load(Relaxed);
         let block = pool.pointer(held);
         let kept = stamped_size(block).min(size);
-        put(&ledger.kept, kept as u64);
+        put(&ledger.bytes, kept as u64);
         ledger.inside(Call::Move, at, || {
             put(slot, held | MOVING);
             match self.is_refused(pool.realloc(block, size)) {
@@ -391,10 +393,12 @@ impl Crowd {
             losses.inside += u64::from(call != 0);
             let is_moving = slot & MOVING != 0;
             match call & 0xff {
-                call if call == Call::Get as u64 && slot == 0 => losses.gets += 1,
+                call if call == Call::Get as u64 && slot == 0 => {
+                    losses.gets.push(ledger.bytes.load(Relaxed) as usize);
+                }
                 call if call == Call::Free as u64 && is_moving => losses.frees.push(slot & OFFSET),
                 call if call == Call::Move as u64 && is_moving => {
-                    losses.moves.push((slot & OFFSET, ledger.kept.load(Relaxed) as usize));
+                    losses.moves.push((slot & OFFSET, ledger.bytes.load(Relaxed) as usize));
                 }
                 _ => continue,
             }
@@ -440,8 +444,9 @@ impl Crowd {
     }
 
     /// In the quiet, all ledgers taken over: what is written down is there, and what is live besides
-    /// are blocks that calls in flight were getting, freeing or moving. These are freed.
-    pub fn judge(&self, pool: Handle, losses: &Losses) -> Verdict {
+    /// are blocks that calls in flight were getting, freeing or moving. These are freed. Returns how
+    /// many they were.
+    pub fn judge(&self, pool: Handle, losses: &Losses) -> u64 {
         // A block that a dead thread's cache was about to deliver is not lost, and looks live.
         pool.recover().expect("recover");
         pool.must_check();
@@ -452,11 +457,11 @@ impl Crowd {
         for held in &recorded {
             assert!(lost.remove(held).is_some(), "{held:#x} is held, and no walk shows it");
         }
-        let moved_twice = losses.must_explain(pool, lost.clone());
+        losses.must_explain(pool, lost.clone());
         let count = lost.len() as u64;
         lost.into_keys().for_each(|at| pool.free(pool.pointer(at)).expect("free"));
         assert_eq!(pool.stats().used_count, recorded.len() as u64);
-        Verdict { lost: count, moved_twice }
+        count
     }
 
     /// In the quiet: all that is written down goes back.
