@@ -62,7 +62,7 @@ impl Case {
     }
 
     /// What is stepped through is called by the case's name.
-    fn as_group(mut self, group: &'static str) -> Case {
+    fn called(mut self, group: &'static str) -> Case {
         self.group = group;
         self
     }
@@ -283,31 +283,31 @@ fn whole() -> Vec<Case> {
             s.must_step(Call::Open);
             s.must_step(Call::Detach);
         })
-        .as_group("nothing to do"),
+        .called("nothing to do"),
         Case::new("whole-free-all", SMALL, |s| {
             some(s);
             s.must_step(Call::FreeAll);
             s.must_step(Call::FreeAll);
         })
-        .as_group("no caches"),
+        .called("no caches"),
         Case::new("whole-free-all-cached", CACHED, |s| {
             s.beside(some);
             some(s);
             s.must_step(Call::FreeAll);
             s.must_step(Call::Malloc { size: 64 });
         })
-        .as_group("with caches")
+        .called("with caches")
         .after(some),
         Case::new("whole-release", SMALL, |s| {
             some(s);
             s.must_step(Call::Release);
         })
-        .as_group("no caches"),
+        .called("no caches"),
         Case::new("whole-release-cached", CACHED, |s| {
             some(s);
             s.must_step(Call::Release);
         })
-        .as_group("with caches"),
+        .called("with caches"),
     ]
 }
 
@@ -401,6 +401,15 @@ fn caches() -> Vec<Case> {
             s.must_step(Call::ReallocNull { size: 64 });
             s.must_step(Call::FreeSized { slot: b, size: 90 });
         }),
+        Case::new("cache-realloc-cached", CACHED, |s| {
+            // From a cache to a cache, with walls behind, and from the heap to one.
+            let [a, b, c, _, d, _] = s.get_all([16, 16, 16, 16, 140, 16]);
+            s.must_step(Call::Realloc { slot: a, size: 40 });
+            s.must_step(Call::Realloc { slot: b, size: 44 });
+            s.must_step(Call::Realloc { slot: c, size: 100 });
+            s.must_step(Call::Realloc { slot: a, size: 110 });
+            s.must_step(Call::Realloc { slot: d, size: 30 });
+        }),
         Case::new("cache-refusals", CACHED, |s| {
             let [a, b] = s.get_all([64, 64]);
             let at = s.at(a);
@@ -415,12 +424,12 @@ fn caches() -> Vec<Case> {
             stock(s);
             s.must_step(Call::Trim);
         })
-        .as_group("a cache and the depot"),
+        .called("a cache and the depot"),
         Case::new("cache-detach", CACHED, |s| {
             stock(s);
             s.must_step(Call::Detach);
         })
-        .as_group("with a cache"),
+        .called("with a cache"),
         Case::new("cache-no-magazine", CACHED, |s| {
             // All magazines are in use, by all the sizes that are cached.
             let sizes = || (16..=128).step_by(16);
@@ -452,7 +461,7 @@ fn caches() -> Vec<Case> {
                 s.must_step(call);
             }
         })
-        .as_group("with caches")
+        .called("with caches")
         .beside(stock),
     ]
 }
@@ -463,13 +472,13 @@ fn death() -> Vec<Case> {
         Case::new("dead-recover", CACHED, |s| {
             s.must_step(Call::Recover);
         })
-        .as_group("a dead cache")
+        .called("a dead cache")
         .after(stock)
         .beside(stock),
         Case::new("dead-trim", CACHED, |s| {
             s.must_step(Call::Trim);
         })
-        .as_group("a dead cache")
+        .called("a dead cache")
         .after(stock),
         Case::new("dead-claim", CACHED, |s| {
             // There is one cache, and its thread is gone.
@@ -489,7 +498,7 @@ fn death() -> Vec<Case> {
         Case::new("dead-reboot", CACHED, |s| {
             s.must_step(Call::Attach);
         })
-        .as_group("after a reboot")
+        .called("after a reboot")
         .after(stock)
         .after_reboot(),
     ]
@@ -504,12 +513,12 @@ fn births() -> Vec<Case> {
         s.must_step(Call::Open);
     };
     vec![
-        Case::new("init-zero", SMALL, init).as_group("of zeros").without_pool().zeroed(),
-        Case::new("init-dirty", SMALL, init).as_group("of any bytes").without_pool(),
-        Case::new("init-cached", CACHED, init).as_group("with caches").without_pool().dirty(),
-        Case::new("init-over-a-pool", CACHED, init).as_group("over a pool").after(stock),
-        Case::new("open-zero", SMALL, open).as_group("of zeros").without_pool().zeroed(),
-        Case::new("open-cached", CACHED, open).as_group("with caches").without_pool().zeroed(),
-        Case::new("open-a-pool", CACHED, open).as_group("of a pool").after(stock),
+        Case::new("init-zero", SMALL, init).called("of zeros").without_pool().zeroed(),
+        Case::new("init-dirty", SMALL, init).called("of any bytes").without_pool(),
+        Case::new("init-cached", CACHED, init).called("with caches").without_pool().dirty(),
+        Case::new("init-over-a-pool", CACHED, init).called("over a pool").after(stock),
+        Case::new("open-zero", SMALL, open).called("of zeros").without_pool().zeroed(),
+        Case::new("open-cached", CACHED, open).called("with caches").without_pool().zeroed(),
+        Case::new("open-a-pool", CACHED, open).called("of a pool").after(stock),
     ]
 }

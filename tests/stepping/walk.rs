@@ -42,8 +42,8 @@ pub struct Only {
     pub point: Option<u64>,
 }
 
-/// So many states of a call that allocates show the block: that after the store that delivers it, and
-/// the one that follows, of the magazine's count or the lock.
+/// So many states of a call that makes a block, or a pool, show it: that after the store that delivers
+/// it, and the one that follows, of the magazine's count or the lock.
 const DELIVERED_MAX: usize = 2;
 
 /// How far above a pool's top its bytes are looked at after each instruction, and farther up after
