@@ -19,13 +19,16 @@
 mod common;
 
 mod cases;
+mod course;
 mod court;
 mod death;
 mod judge;
 mod report;
+mod rows;
 mod scene;
 mod stage;
 mod target;
+mod theatre;
 mod walk;
 
 use cases::Case;
