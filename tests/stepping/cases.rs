@@ -342,8 +342,7 @@ fn caches() -> Vec<Case> {
         Case::new("cache-first", CACHED, |s| {
             s.must_step(Call::Malloc { size: 64 });
             s.must_step(Call::Malloc { size: 16 });
-        })
-        .dirty(),
+        }),
         Case::new("cache-first-free", CACHED, |s| {
             let slot = s.slots()[0];
             s.must_step(Call::Free { slot });
@@ -389,12 +388,12 @@ fn caches() -> Vec<Case> {
             s.must_step(Call::AlignedAlloc { alignment: 4096, size: 300 });
         }),
         Case::new("cache-realloc", CACHED, |s| {
-            let [a, b, c, _] = s.get_all([48, 100, 2300, 16]);
+            let [a, b, c, _] = s.get_all([48, 100, 300, 16]);
             s.must_step(Call::Realloc { slot: a, size: 40 });
-            s.must_step(Call::Realloc { slot: a, size: 200 }); // a cache to a cache
+            s.must_step(Call::Realloc { slot: a, size: 200 }); // a cache to the heap
             s.must_step(Call::Realloc { slot: a, size: 300 });
-            s.must_step(Call::Realloc { slot: a, size: 2800 }); // to the heap
-            s.must_step(Call::Realloc { slot: c, size: 3000 }); // the heap to the heap
+            s.must_step(Call::Realloc { slot: a, size: 700 });
+            s.must_step(Call::Realloc { slot: c, size: 500 }); // the heap to the heap
             s.must_step(Call::Realloc { slot: c, size: 200 });
             s.must_step(Call::Realloc { slot: b, size: 33 });
             s.must_step(Call::Expand { slot: b, size: 90 });

@@ -20,6 +20,7 @@ use crate::common::child::End;
 use crate::common::handle::Status;
 use crate::common::random::Random;
 use crate::common::Memory;
+use ::mempool::abi::MEMPOOL_OK;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Mutex;
 
@@ -142,8 +143,8 @@ impl<'r> Walker<'r> {
                 agree(&scene, status, block, &verdicts)?;
             }
             let row = row(theatre, &scene, status, block, &before);
-            let is_due =
-                self.report.lock().expect("no walker failed").figures(&row).recoveries == 0;
+            let had = self.report.lock().expect("no walker failed").figures(&row).recoveries > 0;
+            let is_due = !had && status == MEMPOOL_OK && figures.states > 3;
             if let Some(mut remains) = kept.filter(|_| is_due) {
                 let of_point = verdicts.iter().find(|(point, _)| *point == remains.point);
                 remains.verdict = of_point.map(|(_, verdict)| *verdict);
