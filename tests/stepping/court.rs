@@ -89,7 +89,7 @@ impl Court {
         let at = slot * self.slot_len;
         assert!(size_of::<Case>() + len <= self.slot_len);
         lay_out(self.cases.bytes_mut(at + size_of::<Case>(), len));
-        let verdict = Verdict { state: State::Old, block: 0, cached: 0 };
+        let verdict = Verdict { state: State::Old, block: 0, cached: None };
         let (way, said) = (point as usize, [0; SAID_MAX]);
         let case = Case { scene: *scene, options: *options, way, len, verdict, said, said_len: 0 };
         // SAFETY: the slot is long enough, page-aligned, and not under judgement.

@@ -270,7 +270,7 @@ impl<'r> Walker<'r> {
         figures.recoveries += 1;
         figures.second_order += points.map_err(context)?;
         for (point, verdict) in self.court.answers().map_err(context)? {
-            if Some(verdict) != remains.verdict && is_pool {
+            if !remains.verdict.is_some_and(|before| before.agrees(&verdict)) && is_pool {
                 let said = format!("{verdict:?}, but {:?} before", remains.verdict);
                 return Err(context(Wrong { point, said }));
             }
@@ -355,7 +355,7 @@ impl<'r> Walker<'r> {
             )));
         }
         let answers = self.court.answers()?;
-        if answers[0].1 != answers[1].1 {
+        if !answers[0].1.agrees(&answers[1].1) {
             return Err(wrong(format!("a real kill is judged otherwise: {answers:?}")));
         }
         Ok(())
