@@ -28,6 +28,8 @@ pub struct Case {
     pub has_pool: bool,
     /// The machine has started anew since anybody used the pool.
     pub rebooted: bool,
+    /// So many times as many real kills as elsewhere.
+    pub kills: u64,
     /// Other processes, which come before the child.
     pub others: Vec<Other>,
     /// What the child does.
@@ -39,6 +41,8 @@ pub struct Other {
     pub act: fn(&mut Stage),
     /// It stays, and what it has is its; else it ends without a word.
     pub stays: bool,
+    /// What it does after the child was killed for real, before anybody knows.
+    pub then: fn(&mut Stage),
 }
 
 impl Case {
@@ -56,6 +60,7 @@ impl Case {
             dirty: len < CACHED,
             has_pool: true,
             rebooted: false,
+            kills: 1,
             others: Vec::new(),
             act: Box::new(act),
         }
@@ -69,6 +74,11 @@ impl Case {
 
     fn with(mut self, change: impl FnOnce(&mut Options)) -> Case {
         change(&mut self.options);
+        self
+    }
+
+    fn with_kills(mut self, times: u64) -> Case {
+        self.kills = times;
         self
     }
 
@@ -94,20 +104,28 @@ impl Case {
 
     /// Another process has used the pool, and is gone.
     fn after(mut self, act: fn(&mut Stage)) -> Case {
-        self.others.push(Other { act, stays: false });
+        self.others.push(Other { act, stays: false, then: |_| () });
         self
     }
 
     /// Another process uses the pool, and stays.
-    fn beside(mut self, act: fn(&mut Stage)) -> Case {
-        self.others.push(Other { act, stays: true });
+    fn beside(self, act: fn(&mut Stage)) -> Case {
+        self.beside_then(act, |_| ())
+    }
+
+    /// Another process uses the pool, and goes on when the child is dead.
+    fn beside_then(mut self, act: fn(&mut Stage), then: fn(&mut Stage)) -> Case {
+        self.others.push(Other { act, stays: true, then });
         self
     }
 }
 
 /// All cases that are always played, the longer ones first.
 pub fn all() -> Vec<Case> {
-    [caches(), death(), heap(), resize(), whole(), births()].into_iter().flatten().collect()
+    [caches(), death(), survival(), heap(), resize(), whole(), births()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Cases with calls at random, by their number: without end.
@@ -500,6 +518,37 @@ fn death() -> Vec<Case> {
         .called("after a reboot")
         .after(stock)
         .after_reboot(),
+    ]
+}
+
+/// Another goes on before anybody knows of the death, with what needs no lock.
+fn survival() -> Vec<Case> {
+    fn go_on(s: &mut Stage) {
+        let small: Vec<usize> = (0..10).map(|_| s.get(16)).collect();
+        let larger: Vec<usize> = (0..5).map(|_| s.get(64)).collect();
+        s.put_all(&small[..6]);
+        s.put_all(&larger[..3]);
+    }
+    vec![
+        Case::new("survival-to-and-fro", CACHED, |s| {
+            to_and_fro(s, 16, 6);
+            to_and_fro(s, 64, 4);
+        })
+        .with_kills(12)
+        .beside_then(stock, go_on),
+        Case::new("survival-trim", CACHED, |s| {
+            stock(s);
+            s.must_step(Call::Trim);
+        })
+        .called("a cache and the depot")
+        .beside_then(stock, go_on),
+        Case::new("survival-recover", CACHED, |s| {
+            s.must_step(Call::Recover);
+        })
+        .called("a dead cache")
+        .with_kills(4)
+        .after(stock)
+        .beside_then(stock, go_on),
     ]
 }
 

@@ -93,22 +93,37 @@ impl<'a> Theatre<'a> {
     fn send_in(&mut self, other: &Other) {
         let place = self.place();
         let child = child::fork(|| {
-            (other.act)(&mut Stage::attached(place));
+            let mut stage = Stage::attached(place);
+            (other.act)(&mut stage);
             if other.stays {
-                // SAFETY: stops this process; no memory is involved.
-                unsafe { libc::raise(libc::SIGSTOP) };
+                loop {
+                    // SAFETY: stops this process; no memory is involved.
+                    unsafe { libc::raise(libc::SIGSTOP) };
+                    (other.then)(&mut stage);
+                }
             }
             0
         });
-        let (pid, mut status) = (child.pid, 0);
-        // SAFETY: our own child, a valid status word.
-        let got = unsafe { libc::waitpid(pid, &mut status, libc::WUNTRACED) };
-        assert_eq!(got, pid, "waitpid: {}", error());
+        let status = stop_or_end(&child);
         assert_eq!(libc::WIFSTOPPED(status), other.stays, "{}: {status:#x}", self.case.name);
         if other.stays {
             self.others.push(child);
         } else {
             assert_eq!(status, 0, "{}: another process failed", self.case.name);
+        }
+    }
+
+    /// Whether somebody has stayed.
+    pub fn goes_on(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// Those who have stayed go on for a while.
+    pub fn go_on(&self) {
+        for other in &self.others {
+            other.go_on();
+            let status = stop_or_end(other);
+            assert!(libc::WIFSTOPPED(status), "{}: {status:#x}", self.case.name);
         }
     }
 
@@ -129,6 +144,15 @@ impl<'a> Theatre<'a> {
             (case.act)(&mut stage);
         })
     }
+}
+
+/// Waits until a child stops or ends; its status.
+fn stop_or_end(child: &Child) -> libc::c_int {
+    let mut status = 0;
+    // SAFETY: our own child, a valid status word.
+    let got = unsafe { libc::waitpid(child.pid, &mut status, libc::WUNTRACED) };
+    assert_eq!(got, child.pid, "waitpid: {}", error());
+    status
 }
 
 /// Where everything lies in a pool with these options.

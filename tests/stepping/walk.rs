@@ -44,6 +44,9 @@ pub struct Only {
 /// Of so many points one real kill, up to the most.
 const KILL_EVERY: u64 = 97;
 
+/// About as many stores as a recovery has.
+const RECOVERY_STORES: usize = 30;
+
 /// A call that was stepped through.
 #[derive(Default)]
 struct Played {
@@ -290,7 +293,7 @@ impl<'r> Walker<'r> {
         let total: u64 = calls.iter().map(|call| call.points).sum();
         let kills = match self.only.point {
             Some(_) => 1,
-            None => (total / KILL_EVERY).clamp(1, self.extent.kills_max),
+            None => (total / KILL_EVERY).clamp(1, self.extent.kills_max * case.kills),
         };
         for kill in 0..kills {
             let call = played[self.random.below(played.len())];
@@ -341,23 +344,59 @@ impl<'r> Walker<'r> {
         let instant = Instant { point, bytes: &bytes, holds, address: 0 };
         self.submit(&theatre, &scene, &instant, tid, point)?;
         target.kill();
-        let real = memory.bytes(0, memory.len());
-        self.court.submit(&scene, &case.options, point, real.len(), |copy| {
-            copy.copy_from_slice(real);
-        })?;
         if holds {
             death::mark_owner_died(&mut bytes, tid);
         }
+        let real = memory.bytes(0, memory.len());
         if let Some(at) = (0..bytes.len()).find(|&at| bytes[at] != real[at]) {
             let (ours, its) = (bytes[at], real[at]);
             return Err(wrong(format!(
                 "the kernel left {its:#x} at {at}, where {ours:#x} is held"
             )));
         }
-        let answers = self.court.answers()?;
-        if !answers[0].1.agrees(&answers[1].1) {
-            return Err(wrong(format!("a real kill is judged otherwise: {answers:?}")));
+        // Perhaps a survivor dies too; and whoever is there goes on before anybody recovers.
+        if self.random.below(2) == 0 && theatre.goes_on() {
+            self.kill_survivor(&theatre)?;
         }
+        theatre.go_on();
+        let later = Scene { call: scene.call, ..*board.scene() };
+        self.court.submit(&later, &case.options, point, real.len(), |copy| {
+            copy.copy_from_slice(real);
+        })?;
+        let answers = self.court.answers()?;
+        let [foretold, found] = [answers[0].1, answers[1].1];
+        // What the living cache is another thing by now, if they went on.
+        let cached = if theatre.goes_on() { None } else { found.cached };
+        if !foretold.agrees(&Verdict { cached, ..found }) {
+            return Err(wrong(format!("{found:?} after a real kill, but {foretold:?} foretold")));
+        }
+        Ok(())
+    }
+
+    /// A survivor begins to recover, and is killed, for real.
+    fn kill_survivor(&mut self, theatre: &Theatre) -> Result<(), Wrong> {
+        let board = Memory::shared(size_of::<Board>());
+        let board = Board::new(&board);
+        let place = Place { board, ..theatre.place() };
+        let mut target = Target::start(|| {
+            Stage::attached(place).step(Call::Recover);
+        });
+        assert_eq!(target.go_on(), Stop::Trap);
+        // At any of its first stores, or its end.
+        let mut left = self.random.below(RECOVERY_STORES);
+        let stepped = steps(&mut target, place, theatre.window(), u64::MAX, |at| {
+            left = left.saturating_sub(1);
+            let (point, said) = (at.point, String::new());
+            if left > 0 {
+                Ok(())
+            } else {
+                Err(Wrong { point, said })
+            }
+        });
+        stepped
+            .map(drop)
+            .or_else(|wrong| if wrong.said.is_empty() { Ok(()) } else { Err(wrong) })?;
+        target.kill();
         Ok(())
     }
 }
