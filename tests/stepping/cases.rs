@@ -28,6 +28,8 @@ pub struct Case {
     pub has_pool: bool,
     /// The machine has started anew since anybody used the pool.
     pub rebooted: bool,
+    /// So many times as many real kills as elsewhere.
+    pub kills: u64,
     /// Other processes, which come before the child.
     pub others: Vec<Other>,
     /// What the child does.
@@ -39,6 +41,8 @@ pub struct Other {
     pub act: fn(&mut Stage),
     /// It stays, and what it has is its; else it ends without a word.
     pub stays: bool,
+    /// What it does after the child was killed for real, before anybody knows.
+    pub then: fn(&mut Stage),
 }
 
 impl Case {
@@ -56,19 +60,25 @@ impl Case {
             dirty: len < CACHED,
             has_pool: true,
             rebooted: false,
+            kills: 1,
             others: Vec::new(),
             act: Box::new(act),
         }
     }
 
     /// What is stepped through is called by the case's name.
-    fn as_group(mut self, group: &'static str) -> Case {
+    fn called(mut self, group: &'static str) -> Case {
         self.group = group;
         self
     }
 
     fn with(mut self, change: impl FnOnce(&mut Options)) -> Case {
         change(&mut self.options);
+        self
+    }
+
+    fn with_kills(mut self, times: u64) -> Case {
+        self.kills = times;
         self
     }
 
@@ -94,20 +104,28 @@ impl Case {
 
     /// Another process has used the pool, and is gone.
     fn after(mut self, act: fn(&mut Stage)) -> Case {
-        self.others.push(Other { act, stays: false });
+        self.others.push(Other { act, stays: false, then: |_| () });
         self
     }
 
     /// Another process uses the pool, and stays.
-    fn beside(mut self, act: fn(&mut Stage)) -> Case {
-        self.others.push(Other { act, stays: true });
+    fn beside(self, act: fn(&mut Stage)) -> Case {
+        self.beside_then(act, |_| ())
+    }
+
+    /// Another process uses the pool, and goes on when the child is dead.
+    fn beside_then(mut self, act: fn(&mut Stage), then: fn(&mut Stage)) -> Case {
+        self.others.push(Other { act, stays: true, then });
         self
     }
 }
 
 /// All cases that are always played, the longer ones first.
 pub fn all() -> Vec<Case> {
-    [caches(), death(), heap(), resize(), whole(), births()].into_iter().flatten().collect()
+    [caches(), death(), survival(), heap(), resize(), whole(), births()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Cases with calls at random, by their number: without end.
@@ -283,31 +301,31 @@ fn whole() -> Vec<Case> {
             s.must_step(Call::Open);
             s.must_step(Call::Detach);
         })
-        .as_group("nothing to do"),
+        .called("nothing to do"),
         Case::new("whole-free-all", SMALL, |s| {
             some(s);
             s.must_step(Call::FreeAll);
             s.must_step(Call::FreeAll);
         })
-        .as_group("no caches"),
+        .called("no caches"),
         Case::new("whole-free-all-cached", CACHED, |s| {
             s.beside(some);
             some(s);
             s.must_step(Call::FreeAll);
             s.must_step(Call::Malloc { size: 64 });
         })
-        .as_group("with caches")
+        .called("with caches")
         .after(some),
         Case::new("whole-release", SMALL, |s| {
             some(s);
             s.must_step(Call::Release);
         })
-        .as_group("no caches"),
+        .called("no caches"),
         Case::new("whole-release-cached", CACHED, |s| {
             some(s);
             s.must_step(Call::Release);
         })
-        .as_group("with caches"),
+        .called("with caches"),
     ]
 }
 
@@ -342,8 +360,7 @@ fn caches() -> Vec<Case> {
         Case::new("cache-first", CACHED, |s| {
             s.must_step(Call::Malloc { size: 64 });
             s.must_step(Call::Malloc { size: 16 });
-        })
-        .dirty(),
+        }),
         Case::new("cache-first-free", CACHED, |s| {
             let slot = s.slots()[0];
             s.must_step(Call::Free { slot });
@@ -389,17 +406,26 @@ fn caches() -> Vec<Case> {
             s.must_step(Call::AlignedAlloc { alignment: 4096, size: 300 });
         }),
         Case::new("cache-realloc", CACHED, |s| {
-            let [a, b, c, _] = s.get_all([48, 100, 2300, 16]);
+            let [a, b, c, _] = s.get_all([48, 100, 300, 16]);
             s.must_step(Call::Realloc { slot: a, size: 40 });
-            s.must_step(Call::Realloc { slot: a, size: 200 }); // a cache to a cache
+            s.must_step(Call::Realloc { slot: a, size: 200 }); // a cache to the heap
             s.must_step(Call::Realloc { slot: a, size: 300 });
-            s.must_step(Call::Realloc { slot: a, size: 2800 }); // to the heap
-            s.must_step(Call::Realloc { slot: c, size: 3000 }); // the heap to the heap
+            s.must_step(Call::Realloc { slot: a, size: 700 });
+            s.must_step(Call::Realloc { slot: c, size: 500 }); // the heap to the heap
             s.must_step(Call::Realloc { slot: c, size: 200 });
             s.must_step(Call::Realloc { slot: b, size: 33 });
             s.must_step(Call::Expand { slot: b, size: 90 });
             s.must_step(Call::ReallocNull { size: 64 });
             s.must_step(Call::FreeSized { slot: b, size: 90 });
+        }),
+        Case::new("cache-realloc-cached", CACHED, |s| {
+            // From a cache to a cache, with walls behind, and from the heap to one.
+            let [a, b, c, _, d, _] = s.get_all([16, 16, 16, 16, 140, 16]);
+            s.must_step(Call::Realloc { slot: a, size: 40 });
+            s.must_step(Call::Realloc { slot: b, size: 44 });
+            s.must_step(Call::Realloc { slot: c, size: 100 });
+            s.must_step(Call::Realloc { slot: a, size: 110 });
+            s.must_step(Call::Realloc { slot: d, size: 30 });
         }),
         Case::new("cache-refusals", CACHED, |s| {
             let [a, b] = s.get_all([64, 64]);
@@ -415,12 +441,12 @@ fn caches() -> Vec<Case> {
             stock(s);
             s.must_step(Call::Trim);
         })
-        .as_group("a cache and the depot"),
+        .called("a cache and the depot"),
         Case::new("cache-detach", CACHED, |s| {
             stock(s);
             s.must_step(Call::Detach);
         })
-        .as_group("with a cache"),
+        .called("with a cache"),
         Case::new("cache-no-magazine", CACHED, |s| {
             // All magazines are in use, by all the sizes that are cached.
             let sizes = || (16..=128).step_by(16);
@@ -452,7 +478,7 @@ fn caches() -> Vec<Case> {
                 s.must_step(call);
             }
         })
-        .as_group("with caches")
+        .called("with caches")
         .beside(stock),
     ]
 }
@@ -463,13 +489,13 @@ fn death() -> Vec<Case> {
         Case::new("dead-recover", CACHED, |s| {
             s.must_step(Call::Recover);
         })
-        .as_group("a dead cache")
+        .called("a dead cache")
         .after(stock)
         .beside(stock),
         Case::new("dead-trim", CACHED, |s| {
             s.must_step(Call::Trim);
         })
-        .as_group("a dead cache")
+        .called("a dead cache")
         .after(stock),
         Case::new("dead-claim", CACHED, |s| {
             // There is one cache, and its thread is gone.
@@ -489,9 +515,40 @@ fn death() -> Vec<Case> {
         Case::new("dead-reboot", CACHED, |s| {
             s.must_step(Call::Attach);
         })
-        .as_group("after a reboot")
+        .called("after a reboot")
         .after(stock)
         .after_reboot(),
+    ]
+}
+
+/// Another goes on before anybody knows of the death, with what needs no lock.
+fn survival() -> Vec<Case> {
+    fn go_on(s: &mut Stage) {
+        let small: Vec<usize> = (0..10).map(|_| s.get(16)).collect();
+        let larger: Vec<usize> = (0..5).map(|_| s.get(64)).collect();
+        s.put_all(&small[..6]);
+        s.put_all(&larger[..3]);
+    }
+    vec![
+        Case::new("survival-to-and-fro", CACHED, |s| {
+            to_and_fro(s, 16, 6);
+            to_and_fro(s, 64, 4);
+        })
+        .with_kills(12)
+        .beside_then(stock, go_on),
+        Case::new("survival-trim", CACHED, |s| {
+            stock(s);
+            s.must_step(Call::Trim);
+        })
+        .called("a cache and the depot")
+        .beside_then(stock, go_on),
+        Case::new("survival-recover", CACHED, |s| {
+            s.must_step(Call::Recover);
+        })
+        .called("a dead cache")
+        .with_kills(4)
+        .after(stock)
+        .beside_then(stock, go_on),
     ]
 }
 
@@ -504,12 +561,12 @@ fn births() -> Vec<Case> {
         s.must_step(Call::Open);
     };
     vec![
-        Case::new("init-zero", SMALL, init).as_group("of zeros").without_pool().zeroed(),
-        Case::new("init-dirty", SMALL, init).as_group("of any bytes").without_pool(),
-        Case::new("init-cached", CACHED, init).as_group("with caches").without_pool().dirty(),
-        Case::new("init-over-a-pool", CACHED, init).as_group("over a pool").after(stock),
-        Case::new("open-zero", SMALL, open).as_group("of zeros").without_pool().zeroed(),
-        Case::new("open-cached", CACHED, open).as_group("with caches").without_pool().zeroed(),
-        Case::new("open-a-pool", CACHED, open).as_group("of a pool").after(stock),
+        Case::new("init-zero", SMALL, init).called("of zeros").without_pool().zeroed(),
+        Case::new("init-dirty", SMALL, init).called("of any bytes").without_pool(),
+        Case::new("init-cached", CACHED, init).called("with caches").without_pool().dirty(),
+        Case::new("init-over-a-pool", CACHED, init).called("over a pool").after(stock),
+        Case::new("open-zero", SMALL, open).called("of zeros").without_pool().zeroed(),
+        Case::new("open-cached", CACHED, open).called("with caches").without_pool().zeroed(),
+        Case::new("open-a-pool", CACHED, open).called("of a pool").after(stock),
     ]
 }

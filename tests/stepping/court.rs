@@ -1,8 +1,10 @@
 //! The judges' process: it gets pools' bytes one after the other, and says of each what it found.
 //! A judge that crashes or hangs has found something too.
 
+use super::cases::Case as Played;
 use super::judge::{Judge, Verdict};
 use super::scene::{Scene, State};
+use super::target::line_of;
 use crate::common::child::{self, Child};
 use crate::common::handle::Options;
 use crate::common::memory::{error, PAGE};
@@ -87,7 +89,7 @@ impl Court {
         let at = slot * self.slot_len;
         assert!(size_of::<Case>() + len <= self.slot_len);
         lay_out(self.cases.bytes_mut(at + size_of::<Case>(), len));
-        let verdict = Verdict { state: State::Old, block: 0, cached: 0 };
+        let verdict = Verdict { state: State::Old, block: 0, cached: None };
         let (way, said) = (point as usize, [0; SAID_MAX]);
         let case = Case { scene: *scene, options: *options, way, len, verdict, said, said_len: 0 };
         // SAFETY: the slot is long enough, page-aligned, and not under judgement.
@@ -163,6 +165,22 @@ impl Drop for Court {
 pub struct Wrong {
     pub point: u64,
     pub said: String,
+}
+
+impl Wrong {
+    /// With the line of the instruction, if it is among these points'.
+    pub fn at(self, addresses: &[(u64, u64)]) -> Wrong {
+        let address = addresses.iter().find(|(point, _)| *point == self.point);
+        let line = address.map_or(String::new(), |(_, address)| line_of(*address));
+        Wrong { point: self.point, said: self.said + &line }
+    }
+
+    /// In words, with how to look at it again.
+    pub fn of(self, case: &Played, call: usize) -> String {
+        let Wrong { point, said } = self;
+        let name = &case.name;
+        format!("{name}/{call}/{point}: {said}\n  again: MEMPOOL_STEPPING={name}/{call}/{point}")
+    }
 }
 
 fn pipe() -> [libc::c_int; 2] {

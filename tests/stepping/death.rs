@@ -14,7 +14,8 @@ const WAITERS: u32 = 1 << 31;
 const OWNER_DIED: u32 = 1 << 30;
 pub const TID_MASK: u32 = OWNER_DIED - 1;
 
-/// No thread has this number, nor those behind it: the kernel's limit is 2^22.
+/// No thread has this number, nor those behind it: the kernel's limit is 2^22. All that will be asked
+/// about them is whether they live.
 const NOBODY: u32 = TID_MASK - 0xff;
 
 fn word(bytes: &mut [u8], at: usize, change: impl FnOnce(u32) -> u32) {
@@ -37,11 +38,11 @@ pub fn mark_owner_died(bytes: &mut [u8], tid: u32) {
     });
 }
 
-/// Takes these threads for dead. `generation` tells those of one child from another's.
-pub fn bury(bytes: &mut [u8], geometry: &Geometry, threads: &[u32], generation: u32) {
+/// Takes these threads for dead.
+pub fn bury(bytes: &mut [u8], geometry: &Geometry, threads: &[u32]) {
     let buried = |tid: u32| {
         let place = threads.iter().position(|&thread| thread != 0 && thread == tid);
-        place.map(|place| NOBODY + generation * 16 + place as u32)
+        place.map(|place| NOBODY + place as u32)
     };
     word(bytes, LOCK_OFFSET, |old| match buried(old & TID_MASK) {
         Some(nobody) => old & !TID_MASK | nobody,

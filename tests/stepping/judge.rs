@@ -7,6 +7,7 @@ use super::scene::{is_stamped, Effect, Scene, State};
 use crate::common::handle::{self, Block, Handle, Options};
 use crate::common::Memory;
 use ::mempool::abi::*;
+use ::mempool::layout::LOCK_OFFSET;
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +15,22 @@ pub struct Verdict {
     pub state: State,
     /// Where the block lies that the call made; 0 for none.
     pub block: u64,
-    /// The bytes that are still cached when all that the dead had was given back: the living's.
-    pub cached: u64,
+    /// The bytes that are still cached when all that the dead had was given back: the living's. None
+    /// if nobody was taken for living.
+    pub cached: Option<u64>,
 }
 
-/// The survivor's first call, which is the one that finds out.
-const FIRST_CALLS: usize = 6;
+impl Verdict {
+    /// Whether they can be of the same pool.
+    pub fn agrees(&self, other: &Verdict) -> bool {
+        let cached = self.cached.zip(other.cached).is_none_or(|(mine, its)| mine == its);
+        (self.state, self.block) == (other.state, other.block) && cached
+    }
+}
+
+/// The survivor's first call, which is the one that finds out; or the first to attach after a reboot.
+const FIRST_CALLS: usize = 7;
+const REBOOT: usize = 6;
 
 macro_rules! ensure {
     ($condition:expr, $($said:tt)+) => {
@@ -50,8 +61,18 @@ impl Judge<'_> {
         match self.scene.effect() {
             Effect::Birth => self.judge_birth(bytes),
             Effect::End => self.judge_end(bytes),
-            _ => self.judge_life(must("attach", self.attach())?),
+            _ => {
+                if self.way % FIRST_CALLS == REBOOT {
+                    self.reboot();
+                }
+                self.judge_life(must("attach", self.attach())?)
+            }
         }
+    }
+
+    /// The lock belongs to another boot, of which nobody lives.
+    fn reboot(&self) {
+        self.memory.bytes_mut(LOCK_OFFSET + 4, 4).iter_mut().for_each(|byte| *byte ^= 0x77);
     }
 
     fn lay_out(&self, bytes: &[u8]) {
@@ -87,7 +108,14 @@ impl Judge<'_> {
         }
         self.must_be_empty(pool, cached)?;
         must("detach", pool.detach())?;
-        Ok(Verdict { state, block: made.map_or(0, |made| made.offset), cached })
+        let rebooted = self.way % FIRST_CALLS == REBOOT && !self.is_birth_or_end();
+        ensure!(!rebooted || cached == 0, "{cached} bytes are cached after a reboot");
+        let block = made.map_or(0, |made| made.offset);
+        Ok(Verdict { state, block, cached: (!rebooted).then_some(cached) })
+    }
+
+    fn is_birth_or_end(&self) -> bool {
+        matches!(self.scene.effect(), Effect::Birth | Effect::End)
     }
 
     /// Whichever call comes first finds out about the dead.
@@ -99,6 +127,7 @@ impl Judge<'_> {
             2 => must("trim, first", pool.trim()),
             3 => must("stats, first", pool.try_stats()).map(drop),
             4 => must("walk, first", pool.try_walk()).map(drop),
+            REBOOT => Ok(()),
             // The pool may be full.
             _ => match pool.malloc(40) {
                 Err(MEMPOOL_ERR_OUT_OF_MEMORY) => Ok(()),
@@ -147,7 +176,7 @@ impl Judge<'_> {
     /// A pool that was being made: there is none, or it is complete. Whatever there is, others can
     /// make one.
     fn judge_birth(&self, bytes: &[u8]) -> Result<Verdict, String> {
-        let none = Verdict { state: State::Between, block: 0, cached: 0 };
+        let none = Verdict { state: State::Between, block: 0, cached: Some(0) };
         let verdict = match self.attach() {
             Err(MEMPOOL_ERR_NOT_A_POOL) => none,
             answer => {
@@ -183,7 +212,7 @@ impl Judge<'_> {
     /// A pool that was being ended.
     fn judge_end(&self, bytes: &[u8]) -> Result<Verdict, String> {
         let verdict = match self.attach() {
-            Err(MEMPOOL_ERR_NOT_A_POOL) => Verdict { state: State::New, block: 0, cached: 0 },
+            Err(MEMPOOL_ERR_NOT_A_POOL) => Verdict { state: State::New, block: 0, cached: Some(0) },
             answer => self.judge_life(must("attach", answer)?)?,
         };
         self.init_anew(bytes)?;

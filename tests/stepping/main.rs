@@ -19,13 +19,16 @@
 mod common;
 
 mod cases;
+mod course;
 mod court;
 mod death;
 mod judge;
 mod report;
+mod rows;
 mod scene;
 mod stage;
 mod target;
+mod theatre;
 mod walk;
 
 use cases::Case;
@@ -35,8 +38,50 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use walk::{Extent, Only, Walker};
 
-/// What must have been stepped through, by the names of the table's rows.
-const OPERATIONS: [&str; 0] = [];
+/// What must have been stepped through, by how rows of the table begin: a scene that has come to do
+/// something else, since the library has changed, is to be noticed.
+const OPERATIONS: [&str; 40] = [
+    "malloc, cache",
+    "malloc, cache, from the heap",
+    "malloc, cache, from the heap, cache claimed",
+    "malloc, depot",
+    "malloc, heap",
+    "malloc, top",
+    "malloc, caches given back",
+    "malloc, fails",
+    "calloc, cache",
+    "calloc, heap",
+    "calloc, top",
+    "calloc_fill, cache",
+    "calloc_fill, heap",
+    "aligned_alloc, cache",
+    "aligned_alloc, heap",
+    "aligned_alloc, top",
+    "free, cache",
+    "free, cache, with the lock",
+    "free, cache, others given back",
+    "free, depot",
+    "free, heap",
+    "free, top",
+    "free, fails",
+    "realloc, shrinks",
+    "realloc, grows",
+    "realloc, moves (cache",
+    "realloc, moves (heap",
+    "realloc, moves (top",
+    "realloc, fails",
+    "expand, grows",
+    "free_all, with caches",
+    "trim, a cache and the depot",
+    "recover, a dead cache",
+    "attach, after a reboot",
+    "detach, with a cache",
+    "release, with caches",
+    "init, of any bytes",
+    "init, over a pool",
+    "open, of zeros",
+    "open, of a pool",
+];
 
 /// How long the calls at random go on; None for a run that is to be short.
 fn soak() -> Option<Duration> {
@@ -52,7 +97,7 @@ fn play(
     only: Only,
     report: &Mutex<Report>,
 ) {
-    let walkers = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let walkers = std::thread::available_parallelism().map_or(1, usize::from).min(16);
     std::thread::scope(|scope| {
         let walk = || {
             let mut walker = Walker::new(extent, only, cases::LEN_MAX, report);

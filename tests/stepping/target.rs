@@ -4,6 +4,7 @@
 use crate::common::child::{self, Child, End};
 use crate::common::memory::error;
 use std::arch::asm;
+use std::process::Command;
 use std::ptr;
 
 /// A child of this thread's own, stopped, whom this thread traces.
@@ -139,4 +140,21 @@ impl Drop for Target {
             child.kill();
         }
     }
+}
+
+/// Where in the source an instruction is, as far as this machine's tools know.
+pub fn line_of(address: u64) -> String {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let program = std::env::current_exe().unwrap_or_default();
+    let program = program.to_string_lossy();
+    let own = maps.lines().find(|line| line.ends_with(&*program));
+    let base = own.and_then(|line| u64::from_str_radix(line.split('-').next()?, 16).ok());
+    let offset = address.wrapping_sub(base.unwrap_or(0));
+    let tool =
+        Command::new("addr2line").args(["-Cfpie", &program]).arg(format!("{offset:#x}")).output();
+    let line = tool.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    format!(
+        "\n  after the instruction at {offset:#x} of {program}: {}",
+        line.unwrap_or_default().trim()
+    )
 }

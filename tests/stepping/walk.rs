@@ -5,23 +5,22 @@
 //! of the points another child, brought to the same one, is killed; the bytes that the kernel leaves
 //! must be those that [`death`](super::death) makes, and the verdict the same.
 
-use super::cases::{Case, Other};
+use super::cases::Case;
+use super::course::agree;
 use super::court::{Court, Wrong};
 use super::death;
 use super::judge::Verdict;
 use super::report::{Figures, Report};
+use super::rows::row;
 use super::scene::{Call, Effect, Scene, State};
-use super::stage::{Board, Place, Stage, DONE, INSIDE};
+use super::stage::{Board, Place, Stage};
 use super::target::{Stop, Target};
-use crate::common::child::{self, Child, End};
-use crate::common::handle::{self, Block, Options, Status};
-use crate::common::memory::error;
+use super::theatre::{steps, Instant, Theatre};
+use crate::common::child::End;
+use crate::common::handle::Status;
 use crate::common::random::Random;
 use crate::common::Memory;
-use ::mempool::abi::*;
-use ::mempool::layout::{Geometry, LOCK_OFFSET, TURN_OFFSET};
-use ::mempool::Options as PoolOptions;
-use std::process::Command;
+use ::mempool::abi::MEMPOOL_OK;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Mutex;
 
@@ -42,16 +41,11 @@ pub struct Only {
     pub point: Option<u64>,
 }
 
-/// So many states of a call that allocates show the block: that after the store that delivers it, and
-/// the one that follows, of the magazine's count or the lock.
-const DELIVERED_MAX: usize = 2;
-
-/// How far above a pool's top its bytes are looked at after each instruction, and farther up after
-/// each call.
-const WINDOW: usize = 16 << 10;
-
 /// Of so many points one real kill, up to the most.
 const KILL_EVERY: u64 = 97;
+
+/// About as many stores as a recovery has.
+const RECOVERY_STORES: usize = 30;
 
 /// A call that was stepped through.
 #[derive(Default)]
@@ -77,172 +71,6 @@ struct Remains {
     point: u64,
     bytes: Vec<u8>,
     verdict: Option<Verdict>,
-}
-
-/// A case's memory, and who is in it.
-struct Theatre<'a> {
-    case: &'a Case,
-    memory: &'a Memory,
-    board: &'a Board,
-    geometry: Geometry,
-    others: Vec<Child>,
-}
-
-impl Drop for Theatre<'_> {
-    fn drop(&mut self) {
-        for other in self.others.drain(..) {
-            other.kill();
-        }
-    }
-}
-
-/// An instant of a stepped child.
-struct Instant<'a> {
-    /// Instructions of the call so far.
-    point: u64,
-    bytes: &'a [u8],
-    /// The child holds the lock, as the kernel knows.
-    holds: bool,
-    /// The instruction that was the last.
-    address: u64,
-}
-
-impl<'a> Theatre<'a> {
-    /// The stage as it is when the case's own child comes.
-    fn open(case: &'a Case, memory: &'a Memory, board: &'a Board) -> Theatre<'a> {
-        let bytes = memory.bytes_mut(0, memory.len());
-        bytes.fill(if case.dirty { 0xa5 } else { 0 });
-        board.clear();
-        board.scene().splits = case.options.flags & MEMPOOL_NO_SPLIT == 0;
-        let geometry = geometry(memory, &case.options);
-        let mut theatre = Theatre { case, memory, board, geometry, others: Vec::new() };
-        if case.has_pool {
-            let pool = handle::init(memory.base(), memory.len(), &case.options).expect("init");
-            board.scene().pool_id = pool.stats().pool_id;
-            pool.detach().expect("detach");
-        }
-        for other in &case.others {
-            theatre.send_in(other);
-        }
-        // Who came before does not die with the child.
-        board.scene().threads.fill(0);
-        if case.rebooted {
-            // The lock belongs to another boot, of which nobody lives.
-            memory.bytes_mut(LOCK_OFFSET + 4, 4).iter_mut().for_each(|byte| *byte ^= 0x5a);
-        }
-        theatre
-    }
-
-    /// How many of its bytes can change in the next call.
-    fn window(&self) -> usize {
-        let (memory, len) = (self.memory, self.memory.len());
-        let mut blocks = Vec::new();
-        match handle::inspect(memory.base(), len, &self.case.options, &mut blocks) {
-            Ok(stats) if self.board.scene().effect() != Effect::Birth => {
-                len.min(stats.top as usize + WINDOW)
-            }
-            _ => len,
-        }
-    }
-
-    fn place(&self) -> Place<'a> {
-        Place { memory: self.memory, board: self.board, options: self.case.options }
-    }
-
-    /// Another process does its part, and ends, or stays, stopped.
-    fn send_in(&mut self, other: &Other) {
-        let place = self.place();
-        let child = child::fork(|| {
-            (other.act)(&mut Stage::attached(place));
-            if other.stays {
-                // SAFETY: stops this process; no memory is involved.
-                unsafe { libc::raise(libc::SIGSTOP) };
-            }
-            0
-        });
-        let (pid, mut status) = (child.pid, 0);
-        // SAFETY: our own child, a valid status word.
-        let got = unsafe { libc::waitpid(pid, &mut status, libc::WUNTRACED) };
-        assert_eq!(got, pid, "waitpid: {}", error());
-        assert_eq!(libc::WIFSTOPPED(status), other.stays, "{}: {status:#x}", self.case.name);
-        if other.stays {
-            self.others.push(child);
-        } else {
-            assert_eq!(status, 0, "{}: another process failed", self.case.name);
-        }
-    }
-
-    fn start(&self) -> Target {
-        let (place, case) = (self.place(), self.case);
-        // The first to attach after a reboot is looked at.
-        let attached = case.has_pool && !case.rebooted;
-        Target::start(|| {
-            let mut stage = if attached { Stage::attached(place) } else { Stage::bare(place) };
-            (case.act)(&mut stage);
-        })
-    }
-}
-
-/// Where everything lies in a pool with these options.
-fn geometry(memory: &Memory, options: &Options) -> Geometry {
-    let options = PoolOptions {
-        start: options.start,
-        end: options.end,
-        align: options.align,
-        min_split: options.min_split,
-        flags: options.flags,
-        max_threads: options.max_threads,
-    };
-    Geometry::plan(memory.base() as usize, memory.len(), &options).expect("a pool fits")
-}
-
-/// Lets the child go on for at most `limit` instructions of its call, and shows the first instant and
-/// each that differs from the one before in the pool's first `window` bytes; beyond, nothing may
-/// change. Returns how many there were.
-fn steps(
-    target: &mut Target,
-    place: Place,
-    window: usize,
-    limit: u64,
-    mut show: impl FnMut(&Instant) -> Result<(), Wrong>,
-) -> Result<u64, Wrong> {
-    let Place { memory, board, .. } = place;
-    let word = memory.base().wrapping_add(LOCK_OFFSET);
-    let tid = target.pid() as u32;
-    let mut last = Vec::new();
-    let mut held = false;
-    let mut point = 0;
-    while point < limit {
-        let address = target.instruction();
-        let stop = target.step();
-        let wrong = |said: String| Err(Wrong { point, said: said + &line_of(address) });
-        if stop != Stop::Trap {
-            return wrong(format!("the call itself did not survive: {stop:?}"));
-        }
-        match board.phase.load(Relaxed) {
-            INSIDE => {}
-            DONE => break,
-            _ => continue,
-        }
-        let bytes = memory.bytes(0, memory.len());
-        let named = death::owner(bytes) == tid;
-        let holds = named && target.announces(word);
-        if named && !holds {
-            return wrong("the word names the thread, and the kernel does not know".into());
-        }
-        if holds != held || last.is_empty() || last[..window] != bytes[..window] {
-            last.clear();
-            last.extend_from_slice(bytes);
-            held = holds;
-            show(&Instant { point, bytes, holds, address })?;
-        }
-        point += 1;
-    }
-    if memory.bytes(window, memory.len() - window) != &last[window..] {
-        let said = "it wrote farther up than was looked at: WINDOW is too small".into();
-        return Err(Wrong { point, said });
-    }
-    Ok(point)
 }
 
 impl<'r> Walker<'r> {
@@ -318,8 +146,8 @@ impl<'r> Walker<'r> {
                 agree(&scene, status, block, &verdicts)?;
             }
             let row = row(theatre, &scene, status, block, &before);
-            let is_due =
-                self.report.lock().expect("no walker failed").figures(&row).recoveries == 0;
+            let had = self.report.lock().expect("no walker failed").figures(&row).recoveries > 0;
+            let is_due = !had && status == MEMPOOL_OK && figures.states > 3;
             if let Some(mut remains) = kept.filter(|_| is_due) {
                 let of_point = verdicts.iter().find(|(point, _)| *point == remains.point);
                 remains.verdict = of_point.map(|(_, verdict)| *verdict);
@@ -328,10 +156,8 @@ impl<'r> Walker<'r> {
             Ok(row)
         });
         let row = told.map_err(|wrong| {
-            let address = addresses.iter().find(|(point, _)| *point == wrong.point);
-            let line = address.map_or(String::new(), |(_, address)| line_of(*address));
-            let said = format!("{:?}: {}{line}", scene.call, wrong.said);
-            Wrong { point: wrong.point, said }
+            let Wrong { point, said } = wrong.at(&addresses);
+            Wrong { point, said: format!("{:?}: {said}", scene.call) }
         })?;
         self.count(&row, &figures);
         let changes = addresses.into_iter().map(|(point, _)| point).collect();
@@ -364,7 +190,7 @@ impl<'r> Walker<'r> {
                 return Ok(());
             }
             let mut bytes = instant.bytes.to_vec();
-            die(&mut bytes, theatre, scene, instant.holds, tid);
+            theatre.die(&mut bytes, instant.holds, tid, &scene.threads);
             let mut remains = Remains { point: instant.point, bytes, verdict: None };
             if !all {
                 kept = Some(remains);
@@ -391,7 +217,7 @@ impl<'r> Walker<'r> {
         let len = instant.bytes.len();
         self.court.submit(scene, &theatre.case.options, point, len, |copy| {
             copy.copy_from_slice(instant.bytes);
-            die(copy, theatre, scene, instant.holds, tid);
+            theatre.die(copy, instant.holds, tid, &scene.threads);
         })
     }
 
@@ -429,25 +255,25 @@ impl<'r> Walker<'r> {
             let mut stage = if is_pool { Stage::attached(place) } else { Stage::bare(place) };
             stage.step(call);
         });
-        let context = |wrong: Wrong| Wrong {
-            point: remains.point,
-            said: format!("{} (at {} of {call:?} by a survivor)", wrong.said, wrong.point),
-        };
+        let mut addresses = Vec::new();
         assert_eq!(target.go_on(), Stop::Trap);
         let survivor = target.pid() as u32;
         let points = steps(&mut target, place, theatre.window(), u64::MAX, |at| {
+            addresses.push((at.point, at.address));
             self.court.submit(scene, &theatre.case.options, at.point, at.bytes.len(), |copy| {
                 copy.copy_from_slice(at.bytes);
-                if at.holds {
-                    death::mark_owner_died(copy, survivor);
-                }
-                death::bury(copy, &theatre.geometry, &[survivor], 1);
+                theatre.die(copy, at.holds, survivor, &[survivor]);
             })
         });
+        let context = |wrong: Wrong| {
+            let Wrong { point, said } = wrong.at(&addresses);
+            let said = format!("{said}\n  at {point} of {call:?} by a survivor");
+            Wrong { point: remains.point, said }
+        };
         figures.recoveries += 1;
         figures.second_order += points.map_err(context)?;
         for (point, verdict) in self.court.answers().map_err(context)? {
-            if Some(verdict) != remains.verdict && is_pool {
+            if !remains.verdict.is_some_and(|before| before.agrees(&verdict)) && is_pool {
                 let said = format!("{verdict:?}, but {:?} before", remains.verdict);
                 return Err(context(Wrong { point, said }));
             }
@@ -467,7 +293,7 @@ impl<'r> Walker<'r> {
         let total: u64 = calls.iter().map(|call| call.points).sum();
         let kills = match self.only.point {
             Some(_) => 1,
-            None => (total / KILL_EVERY).clamp(1, self.extent.kills_max),
+            None => (total / KILL_EVERY).clamp(1, self.extent.kills_max * case.kills),
         };
         for kill in 0..kills {
             let call = played[self.random.below(played.len())];
@@ -518,196 +344,59 @@ impl<'r> Walker<'r> {
         let instant = Instant { point, bytes: &bytes, holds, address: 0 };
         self.submit(&theatre, &scene, &instant, tid, point)?;
         target.kill();
-        let real = memory.bytes(0, memory.len());
-        self.court.submit(&scene, &case.options, point, real.len(), |copy| {
-            copy.copy_from_slice(real);
-        })?;
         if holds {
             death::mark_owner_died(&mut bytes, tid);
         }
+        let real = memory.bytes(0, memory.len());
         if let Some(at) = (0..bytes.len()).find(|&at| bytes[at] != real[at]) {
             let (ours, its) = (bytes[at], real[at]);
             return Err(wrong(format!(
                 "the kernel left {its:#x} at {at}, where {ours:#x} is held"
             )));
         }
+        // Perhaps a survivor dies too; and whoever is there goes on before anybody recovers.
+        if self.random.below(2) == 0 && theatre.goes_on() {
+            self.kill_survivor(&theatre)?;
+        }
+        theatre.go_on();
+        let later = Scene { call: scene.call, ..*board.scene() };
+        self.court.submit(&later, &case.options, point, real.len(), |copy| {
+            copy.copy_from_slice(real);
+        })?;
         let answers = self.court.answers()?;
-        if answers[0].1 != answers[1].1 {
-            return Err(wrong(format!("a real kill is judged otherwise: {answers:?}")));
+        let [foretold, found] = [answers[0].1, answers[1].1];
+        // What the living cache is another thing by now, if they went on.
+        let cached = if theatre.goes_on() { None } else { found.cached };
+        if !foretold.agrees(&Verdict { cached, ..found }) {
+            return Err(wrong(format!("{found:?} after a real kill, but {foretold:?} foretold")));
         }
         Ok(())
     }
-}
 
-/// The child's death, in a copy.
-fn die(copy: &mut [u8], theatre: &Theatre, scene: &Scene, holds: bool, tid: u32) {
-    if holds {
-        death::mark_owner_died(copy, tid);
-    }
-    death::bury(copy, &theatre.geometry, &scene.threads, 0);
-}
-
-/// The verdicts over a call's instants go one way, from old to new, and end where its answer says.
-fn agree(
-    scene: &Scene,
-    status: Status,
-    block: u64,
-    verdicts: &[(u64, Verdict)],
-) -> Result<(), Wrong> {
-    for pair in verdicts.windows(2) {
-        let ((_, earlier), (point, later)) = (pair[0], pair[1]);
-        if later.state < earlier.state || later.cached != earlier.cached {
-            let said = format!("{later:?}, but {earlier:?} just before");
-            return Err(Wrong { point, said });
-        }
-    }
-    for &(point, verdict) in verdicts {
-        if verdict.block != 0 && verdict.block != block {
-            let said = format!("{verdict:?}, but the call returned {block}");
-            return Err(Wrong { point, said });
-        }
-    }
-    let Some(&(point, last)) = verdicts.last() else { return Ok(()) };
-    let delivered = verdicts.iter().filter(|(_, verdict)| verdict.state == State::New).count();
-    if matches!(scene.effect(), Effect::Adds { .. }) && delivered > DELIVERED_MAX {
-        let said =
-            format!("the block is there {delivered} stores before the call has made its last");
-        return Err(Wrong { point, said });
-    }
-    let nothing = match scene.effect() {
-        Effect::Nothing => true,
-        // It had the room already.
-        Effect::Replaces { slot, size } => {
-            let old = scene.known[slot];
-            block == old.offset && old.size >= size as u64 && last.state == State::Old
-        }
-        Effect::RemovesAll => scene.blocks().next().is_none(),
-        Effect::Birth => scene.call == Call::Open && scene.pool_id != 0,
-        _ => false,
-    };
-    let expected = if status == MEMPOOL_OK && !nothing { State::New } else { State::Old };
-    if last.state != expected {
-        let said = format!("{last:?} at the end of a call that returned {status}");
-        return Err(Wrong { point, said });
-    }
-    Ok(())
-}
-
-/// What the call was in the end, by what it did: the row of the table that it belongs to.
-fn row(theatre: &Theatre, scene: &Scene, status: Status, block: u64, before: &[u8]) -> String {
-    let after = theatre.memory.bytes(0, before.len());
-    let name = match scene.call {
-        Call::Malloc { .. } => "malloc",
-        Call::Calloc { .. } => "calloc",
-        Call::CallocFill { .. } => "calloc_fill",
-        Call::AlignedAlloc { .. } => "aligned_alloc",
-        Call::Free { .. } | Call::FreeBad { .. } => "free",
-        Call::FreeSized { .. } => "free_sized",
-        Call::Realloc { .. } | Call::ReallocNull { .. } => "realloc",
-        Call::Expand { .. } => "expand",
-        Call::FreeAll => "free_all",
-        Call::Trim => "trim",
-        Call::Recover => "recover",
-        Call::Check => "check",
-        Call::Stats => "stats",
-        Call::Walk => "walk",
-        Call::Attach => "attach",
-        Call::Detach => "detach",
-        Call::Init => "init",
-        Call::Open => "open",
-        Call::Release => "release",
-    };
-    if status != MEMPOOL_OK {
-        return format!("{name}, fails");
-    }
-    let way = match scene.effect() {
-        Effect::Adds { .. } => way(theatre, before, after),
-        Effect::Removes { slot } => {
-            let state = block_at(theatre, scene.known[slot].offset).map(|block| block.state);
-            match (way(theatre, before, after), state) {
-                (way, Some(MEMPOOL_BLOCK_CACHED)) if way == "heap" || way == "top" => {
-                    "cache, others given back".into()
-                }
-                (way, _) => way,
+    /// A survivor begins to recover, and is killed, for real.
+    fn kill_survivor(&mut self, theatre: &Theatre) -> Result<(), Wrong> {
+        let board = Memory::shared(size_of::<Board>());
+        let board = Board::new(&board);
+        let place = Place { board, ..theatre.place() };
+        let mut target = Target::start(|| {
+            Stage::attached(place).step(Call::Recover);
+        });
+        assert_eq!(target.go_on(), Stop::Trap);
+        // At any of its first stores, or its end.
+        let mut left = self.random.below(RECOVERY_STORES);
+        let stepped = steps(&mut target, place, theatre.window(), u64::MAX, |at| {
+            left = left.saturating_sub(1);
+            let (point, said) = (at.point, String::new());
+            if left > 0 {
+                Ok(())
+            } else {
+                Err(Wrong { point, said })
             }
-        }
-        Effect::Replaces { slot, .. } => {
-            let (old, lock) = (scene.known[slot], way(theatre, before, after));
-            let size = block_at(theatre, block).map_or(0, |block| block.size);
-            match (block == old.offset, size.cmp(&old.size)) {
-                (false, _) => format!("moves ({lock})"),
-                (true, std::cmp::Ordering::Equal) => "as it is".into(),
-                (true, std::cmp::Ordering::Less) => "shrinks".into(),
-                (true, std::cmp::Ordering::Greater) => "grows".into(),
-            }
-        }
-        _ => theatre.case.group.into(),
-    };
-    format!("{name}, {way}")
-}
-
-/// Where blocks came from or went to.
-fn way(theatre: &Theatre, before: &[u8], after: &[u8]) -> String {
-    let geometry = &theatre.geometry;
-    let word = |bytes: &[u8], at: usize| {
-        u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-    };
-    let owners = |bytes: &[u8]| -> Vec<u32> {
-        (0..geometry.magazines).map(|at| word(bytes, geometry.magazine_at(at))).collect()
-    };
-    let stats = |bytes: &[u8]| {
-        let mut blocks = Vec::new();
-        let seen = handle::inspect(bytes.as_ptr(), bytes.len(), &theatre.case.options, &mut blocks);
-        seen.expect("inspect")
-    };
-    let (old, new) = (stats(before), stats(after));
-    let locked = word(before, TURN_OFFSET) != word(after, TURN_OFFSET);
-    let claimed = old.thread_caches != new.thread_caches;
-    let cached = new.cached_count as i64 - old.cached_count as i64;
-    let adds = matches!(theatre.board.scene().effect(), Effect::Adds { .. });
-    let way = match (locked, cached) {
-        (false, _) if owners(before) != owners(after) => "depot",
-        (false, _) => "cache",
-        (true, ..=-2) => "caches given back",
-        (true, 1..) if adds => "cache, from the heap",
-        (true, 1..) => "cache, with the lock",
-        (true, -1) if adds => "cache, with the lock",
-        (true, _) if old.top != new.top => "top",
-        (true, _) => "heap",
-    };
-    format!("{way}{}", if claimed { ", cache claimed" } else { "" })
-}
-
-/// The block that begins there now.
-fn block_at(theatre: &Theatre, offset: u64) -> Option<Block> {
-    let mut blocks = Vec::new();
-    let memory = theatre.memory;
-    let seen = handle::inspect(memory.base(), memory.len(), &theatre.case.options, &mut blocks);
-    seen.expect("inspect");
-    blocks.into_iter().find(|block| block.offset == offset)
-}
-
-/// Where in the source an instruction is, as far as this machine's tools know.
-fn line_of(address: u64) -> String {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let program = std::env::current_exe().unwrap_or_default();
-    let program = program.to_string_lossy();
-    let own = maps.lines().find(|line| line.ends_with(&*program));
-    let base = own.and_then(|line| u64::from_str_radix(line.split('-').next()?, 16).ok());
-    let offset = address.wrapping_sub(base.unwrap_or(0));
-    let tool =
-        Command::new("addr2line").args(["-Cfpie", &program]).arg(format!("{offset:#x}")).output();
-    let line = tool.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    format!(
-        "\n  after the instruction at {offset:#x} of {program}: {}",
-        line.unwrap_or_default().trim()
-    )
-}
-
-impl Wrong {
-    fn of(self, case: &Case, call: usize) -> String {
-        let Wrong { point, said } = self;
-        let name = &case.name;
-        format!("{name}/{call}/{point}: {said}\n  again: MEMPOOL_STEPPING={name}/{call}/{point}")
+        });
+        stepped
+            .map(drop)
+            .or_else(|wrong| if wrong.said.is_empty() { Ok(()) } else { Err(wrong) })?;
+        target.kill();
+        Ok(())
     }
 }
