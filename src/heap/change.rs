@@ -6,7 +6,7 @@
 //! ```text
 //! free b      | a: free | b: live | c: free |   ->   | free                        |
 //! malloc      | a: free                     |   ->   | live     | free             |
-//! sweep       | a: loose | b: free | c: ..  |   ->   | cached | cached | .. | free |
+//! join        | a: loose | b: free | c: ..  |   ->   | free                        |
 //! ```
 //!
 //! The change is written down before its first store to the map, and struck out when the call
@@ -60,7 +60,7 @@ pub enum Kind {
     Refill = 5,
     /// A magazine's last blocks become loose, wherever they lie: done.
     Loosen = 6,
-    /// Free blocks are joined: done.
+    /// All that lies from `at` to the first old start is free, and becomes one block: done.
     Join = 7,
     /// A live block that nobody has becomes a slot's: done, since the slot is how it is delivered.
     Deliver = 8,
@@ -113,8 +113,6 @@ impl Taker {
 pub struct Change {
     /// What kind it is.
     pub kind: Kind,
-    /// The old blocks are all that lie from `at` to `old[0]`, however many, all free.
-    pub sweeps: bool,
     /// The first granule of the new row.
     pub at: u32,
     /// Where the old blocks start; NOWHERE for none.
@@ -133,7 +131,7 @@ impl Change {
     pub fn new(kind: Kind, at: u32, top: u32) -> Change {
         let none = Entry { state: State::Free, size: 0 };
         let (old, new) = ([NOWHERE; 3], [none; 3]);
-        Change { kind, sweeps: false, at, old, new, top, taker: Taker::NONE }
+        Change { kind, at, old, new, top, taker: Taker::NONE }
     }
 
     /// How often the first of the new row stands there.
@@ -163,7 +161,7 @@ impl Change {
     /// Writes the new row over the old one. Doing it again changes nothing.
     pub fn apply(&self, region: &Region, map: &Map) {
         let (starts, end) = self.starts();
-        if !self.sweeps {
+        if self.kind != Kind::Join {
             // A new block starts at `at`, unless there is none. Whatever starts elsewhere is written
             // afterwards.
             for start in self.old {
@@ -182,10 +180,10 @@ impl Change {
         }
     }
 
-    /// Of a change that sweeps, erases all that starts in the stretch. Who makes it for the first
-    /// time does that block by block. O(stretch).
+    /// Of a join, erases all that starts in its stretch. Who makes it for the first time does that
+    /// block by block. O(stretch).
     pub fn sweep(&self, map: &Map) {
-        if !self.sweeps {
+        if self.kind != Kind::Join {
             return;
         }
         let mut at = self.at;
@@ -255,7 +253,7 @@ impl Change {
         let cached_agrees = count(State::Cached) == usize::from(is_refill)
             && (!is_refill || self.new[0].state == State::Cached);
         let slot_agrees = !self.kind.is_of_slot() || end == u64::from(self.at);
-        let olds_fit = if self.sweeps {
+        let olds_fit = if self.kind == Kind::Join {
             self.at <= self.old[0] && self.old[0] <= known
         } else {
             self.old.iter().all(|&start| start == NOWHERE || start < known)
@@ -268,12 +266,11 @@ impl Change {
         let pair = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
         let [a, b, c] = self.new;
         let states = (a.state as u32) << 8 | (b.state as u32) << 16 | (c.state as u32) << 24;
-        let kind = self.kind as u32 | if self.sweeps { SWEEPS } else { 0 };
         let [x, y, z] = self.old;
         let Taker { count_at, count, run, size } = self.taker;
         let counts = count | run << 8 | size << 16;
         [
-            pair(kind | states, self.at),
+            pair(self.kind as u32 | states, self.at),
             pair(x, y),
             pair(z, self.top),
             pair(a.size, b.size),
@@ -286,7 +283,7 @@ impl Change {
         let [what_at, xy, z_top, ab, c_counts, count_at] = words;
         let (low, high) = (|pair: u64| pair as u32, |pair: u64| (pair >> 32) as u32);
         let what = low(what_at);
-        let kind = match what & 0xff & !SWEEPS {
+        let kind = match what & 0xff {
             1 => Kind::Alloc,
             2 => Kind::Free,
             3 => Kind::Resize,
@@ -307,7 +304,6 @@ impl Change {
         };
         Some(Change {
             kind,
-            sweeps: what & SWEEPS != 0,
             at: high(what_at),
             old: [low(xy), high(xy), low(z_top)],
             new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_counts))?],
@@ -321,9 +317,6 @@ impl Change {
         })
     }
 }
-
-/// Stands beside the kind of a change that sweeps.
-const SWEEPS: u32 = 0x80;
 
 /// The record in the header.
 #[derive(Clone, Copy)]

@@ -2,20 +2,20 @@
 //! neighbour was looked at, no bin touched. Random frees of a large pool would else cost a handful
 //! of cache lines each.
 //!
-//! A *hand* goes round the pool from block to block, a little at a time, when a malloc finds no
-//! room in the bins: loose blocks in its way are joined to their free neighbours. What is large
-//! enough serves the malloc; what is not goes to its bin. Nobody else joins loose blocks. (Joining late: Knuth, *The Art of
-//! Computer Programming* 2.5; sweeping on demand: Hughes 1982.)
+//! A *hand* goes round the pool from block to block, a little at a time, when a malloc looks for
+//! room: loose blocks in its way are joined to their free neighbours and go to a bin. Nobody else
+//! joins them. (Joining late: Knuth, *The Art of Computer Programming* 2.5; sweeping on demand:
+//! Hughes 1982.)
 //!
 //! ```text
 //!            hand
 //!             v
-//!   | live  | loose | loose | free | live | ..   ->   | live  | cached | cached | loose | live | ..
+//!   | live  | loose | loose | free | live | ..   ->   | live  | free                 | live | ..
 //! ```
 #![forbid(unsafe_code)]
 
 use super::change::{Change, Kind, Taker};
-use super::{Free, Heap};
+use super::Heap;
 use crate::error::{Error, Result};
 use crate::map::{Entry, State};
 
@@ -43,20 +43,10 @@ impl Heap {
         self.words.loose().wrapping_sub(before)
     }
 
-    /// Lets the hand go on until it has found a stretch of free blocks of at least `least` granules;
-    /// more than `enough` is not looked for. They are the caller's to commit, by
-    /// [`Heap::commit_sweep`]. O(1).
-    pub(super) fn sweep(&self, least: u32, enough: u32) -> Result<Option<Free>> {
-        if self.words.loose() == 0 {
-            return Ok(None);
-        }
-        self.go_round(least, enough, BUDGET)
-    }
-
     /// Joins all loose blocks. O(blocks), if there are any.
     pub fn join_all(&self) -> Result<()> {
         if self.words.loose() > 0 {
-            self.go_round(u32::MAX, u32::MAX, u32::MAX)?;
+            self.go_round(u32::MAX)?;
         }
         Ok(())
     }
@@ -65,7 +55,7 @@ impl Heap {
     pub fn join_some(&self) -> Result<()> {
         const SOME: u32 = 4096;
         if self.words.loose() > 0 {
-            self.go_round(u32::MAX, u32::MAX, SOME)?;
+            self.go_round(SOME)?;
         }
         Ok(())
     }
@@ -73,14 +63,13 @@ impl Heap {
     /// Joins the next loose blocks. O(1).
     pub(super) fn join_few(&self) -> Result<()> {
         if self.words.loose() > 0 {
-            self.go_round(u32::MAX, u32::MAX, BUDGET)?;
+            self.go_round(BUDGET)?;
         }
         Ok(())
     }
 
-    /// Moves the hand by `budget` blocks, once round at most, and joins what it passes, until there
-    /// is a stretch of at least `least` granules that ends, or is `enough`.
-    fn go_round(&self, least: u32, enough: u32, budget: u32) -> Result<Option<Free>> {
+    /// Moves the hand by `budget` blocks, once round at most, and joins what it passes.
+    fn go_round(&self, budget: u32) -> Result<()> {
         let begin = self.hand();
         let (mut at, mut is_second) = (begin, false);
         // The stretch of free blocks that ends where the hand is.
@@ -99,14 +88,7 @@ impl Heap {
             if matches!(state, State::Free | State::Loose) {
                 at += size;
                 has_loose |= state == State::Loose;
-                if has_loose && at - start >= enough {
-                    self.words.set_hand(start);
-                    return Ok(Some((start, at - start)));
-                }
                 continue;
-            }
-            if has_loose && at - start >= least {
-                break;
             }
             self.join(start, at, has_loose);
             at += size;
@@ -118,13 +100,9 @@ impl Heap {
         // A free block in a bin must not stay beside another.
         let next = self.map.read(at, self.top()).filter(|next| next.state == State::Free);
         at += next.map_or(0, |next| next.size);
-        if has_loose && at - start >= least {
-            self.words.set_hand(start);
-            return Ok(Some((start, at - start)));
-        }
         self.join(start, at, has_loose);
         self.words.set_hand(at);
-        Ok(None)
+        Ok(())
     }
 
     /// Makes one free block of all from `start` to `end`, or brings `top` down to it, if a loose one
@@ -135,21 +113,15 @@ impl Heap {
         }
         self.show_progress();
         let mut change = Change::new(Kind::Join, start, self.top());
+        change.old[0] = end;
         if end == self.top() {
             change.top = start;
         } else {
             change.new[0] = Entry { state: State::Free, size: end - start };
         }
-        self.commit_sweep(change, end);
-    }
-
-    /// Commits a change whose old blocks are all up to `end`, each of them free.
-    pub(super) fn commit_sweep(&self, mut change: Change, end: u32) {
-        change.sweeps = true;
-        change.old[0] = end;
         self.record.open(&change);
         let mut counts = self.words.counts();
-        let (mut at, mut honest) = (change.at, true);
+        let (mut at, mut honest) = (start, true);
         while let Some(Entry { state, size }) = self.map.read(at, end) {
             if state == State::Loose {
                 counts.take_loose(size);
@@ -161,8 +133,6 @@ impl Heap {
             at += size;
         }
         self.finish(&change, counts, honest);
-        let rest = change.new.iter().filter(|new| new.state == State::Loose).map(|new| new.size);
-        self.words.set_hand(end - rest.sum::<u32>());
     }
 
     /// Where the hand is: at the start of a block, or at the pool's.

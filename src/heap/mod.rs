@@ -82,15 +82,6 @@ impl Ask {
     }
 }
 
-/// Where a block is made: in a free block of a bin, in a stretch of free blocks that begins with a
-/// loose one, or above `top`.
-#[derive(Clone, Copy)]
-enum Place {
-    Free(Free),
-    Loose(Free),
-    Above,
-}
-
 impl Heap {
     /// The heap of the pool with this geometry; None if it would not lie in the region.
     pub fn new(region: &Region, geometry: &Geometry) -> Option<Heap> {
@@ -182,15 +173,15 @@ impl Heap {
     /// Returns its first granule. O(1), but when it fails or nearly does: O(blocks).
     pub fn alloc(&self, size: u32, alignment: usize) -> Result<u32> {
         let ask = self.ask(size, alignment);
-        if let Some(place) = self.find(&ask, ask.enough())? {
-            return Ok(self.carve(place, &ask));
+        if let Some(found) = self.find(&ask)? {
+            return Ok(self.carve(found, &ask));
         }
         if let Some(start) = self.extend(&ask) {
             return Ok(start);
         }
         self.join_all()?;
         match self.honest(|bins| bins.find_exactly(size, |b| ask.fits(b)))? {
-            Some(found) => Ok(self.carve(Place::Free(found), &ask)),
+            Some(found) => Ok(self.carve(found, &ask)),
             // What was joined may have brought `top` down.
             None => self
                 .extend(&ask)
@@ -198,19 +189,11 @@ impl Heap {
         }
     }
 
-    /// Free blocks in which a block as asked for fits, and which hold `plenty` if they can: while
-    /// memory is plentiful the next loose ones, which is quicker, else where it fits best. O(1).
-    fn find(&self, ask: &Ask, plenty: u32) -> Result<Option<Place>> {
-        let binned = || {
-            let found = self.honest(|bins| bins.find(ask.size, ask.enough(), |b| ask.fits(b)))?;
-            Ok(found.map(Place::Free))
-        };
-        if self.is_short() {
-            self.join_few()?;
-        } else if let Some(found) = self.sweep(ask.enough(), plenty)? {
-            return Ok(Some(Place::Loose(found)));
-        }
-        binned()
+    /// A free block in which a block as asked for fits, after some that were loose have become such.
+    /// O(1).
+    fn find(&self, ask: &Ask) -> Result<Option<Free>> {
+        self.join_few()?;
+        self.honest(|bins| bins.find(ask.size, ask.enough(), |block| ask.fits(block)))
     }
 
     /// Makes a live block free: joined to its free neighbours, or to the space above `top`. O(1).
@@ -262,15 +245,12 @@ impl Heap {
     /// them: as many as fit in a row where the first fits best, at most `most`. None if there is
     /// no room. O(blocks).
     pub fn refill(&self, size: u32, most: u32, count_at: usize) -> Result<u32> {
-        let ask = Ask::anywhere(size);
-        let (place, start, whole) = match self.find(&ask, size.saturating_mul(most))? {
-            Some(place @ (Place::Free(found) | Place::Loose(found))) => (place, found.0, found.1),
-            _ => (Place::Above, self.top(), self.geometry.granules - self.top()),
-        };
+        let found = self.find(&Ask::anywhere(size))?;
+        let (start, whole) = found.unwrap_or((self.top(), self.geometry.granules - self.top()));
         let mut count = most.min(whole / size);
         let rest = |count| whole - count * size;
-        let above = matches!(place, Place::Above);
-        while !above && count > 0 && rest(count) > 0 && !self.is_worth_a_block(rest(count)) {
+        let leaves_scraps = |count| rest(count) > 0 && !self.is_worth_a_block(rest(count));
+        while found.is_some() && count > 0 && leaves_scraps(count) {
             count -= 1;
         }
         if count == 0 {
@@ -279,13 +259,13 @@ impl Heap {
         let mut change = Change::new(Kind::Refill, start, self.top());
         change.new[0] = Entry { state: State::Cached, size };
         change.taker = Taker::of_one(count_at, count);
-        if above {
+        if found.is_some() {
+            change.new[1] = Entry { state: State::Free, size: rest(count) };
+        } else {
             change.top = start + count * size;
             self.raise_watermark(change.top);
-        } else {
-            change.new[1] = Entry { state: place.rest(), size: rest(count) };
         }
-        self.commit_at(place, change);
+        self.commit(change, [found.map(Gone::binned), None]);
         Ok(count)
     }
 
@@ -479,10 +459,9 @@ impl Heap {
         Ask { size, step, skew }
     }
 
-    /// Makes a live block of free ones: what comes before the aligned place and what is left over
+    /// Makes a live block of a free one: what comes before the aligned place and what is left over
     /// stay free.
-    fn carve(&self, place: Place, ask: &Ask) -> u32 {
-        let (Place::Free(found) | Place::Loose(found)) = place else { return NOWHERE };
+    fn carve(&self, found: Free, ask: &Ask) -> u32 {
         let (start, whole) = found;
         let live = ask.align(start) as u32;
         let gap = live - start;
@@ -495,9 +474,9 @@ impl Heap {
         change.new = [
             Entry { state: State::Free, size: gap },
             Entry { state: State::Live, size },
-            Entry { state: place.rest(), size: rest },
+            Entry { state: State::Free, size: rest },
         ];
-        self.commit_at(place, change);
+        self.commit(change, [Some(Gone::binned(found)), None]);
         live
     }
 
@@ -545,16 +524,7 @@ impl Heap {
         true
     }
 
-    /// Commits a change of the free blocks found at a place.
-    fn commit_at(&self, place: Place, change: Change) {
-        match place {
-            Place::Free(found) => self.commit(change, [Some(Gone::binned(found)), None]),
-            Place::Loose((start, whole)) => self.commit_sweep(change, start + whole),
-            Place::Above => self.commit(change, [None, None]),
-        }
-    }
-
-    /// The one way in which the map changes, but for sweeps. `gone` are the free blocks among the
+    /// The one way in which the map changes, but for joins. `gone` are the free blocks among the
     /// old ones, beside the one that the change names.
     fn commit(&self, mut change: Change, gone: [Option<Gone>; 2]) {
         for (place, gone) in change.old[1..].iter_mut().zip(&gone) {
@@ -650,16 +620,6 @@ impl Heap {
         rest > 0
             && !self.geometry.has(NO_SPLIT)
             && self.geometry.bytes(rest) >= self.geometry.min_split
-    }
-}
-
-impl Place {
-    /// What the rest of what was found there is.
-    fn rest(self) -> State {
-        match self {
-            Place::Loose(_) => State::Loose,
-            _ => State::Free,
-        }
     }
 }
 

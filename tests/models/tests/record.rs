@@ -405,7 +405,7 @@ macro_rules! protocol {
             (pool, blocks)
         }
 
-        /// Loose blocks that are made, joined, taken and grown into.
+        /// Loose blocks that are made, joined and taken, and grown into.
         pub fn sweeps() -> u64 {
             let calls: [Call; 5] = [
                 |pool, b| {
@@ -495,7 +495,7 @@ mod heap {
     }
 
     #[test]
-    fn what_is_loose_is_swept_up_or_left_alone() {
+    fn what_is_loose_is_joined_and_taken_or_left_alone() {
         println!("{} deaths of makers and recoverers", sweeps());
     }
 
