@@ -4,8 +4,9 @@
 //!
 //! A *hand* goes round the pool from block to block, a little at a time, when a malloc finds no
 //! room in the bins: loose blocks in its way are joined to their free neighbours. What is large
-//! enough serves the malloc; what is not goes to its bin. Nobody else joins loose blocks. (Joining late: Knuth, *The Art of
-//! Computer Programming* 2.5; sweeping on demand: Hughes 1982.)
+//! enough serves the malloc; what is not goes to its bin. Else loose blocks are joined only where a
+//! block grows. (Joining late: Knuth, *The Art of Computer Programming* 2.5; sweeping on demand:
+//! Hughes 1982.)
 //!
 //! ```text
 //!            hand
@@ -76,6 +77,26 @@ impl Heap {
             self.go_round(u32::MAX, u32::MAX, BUDGET)?;
         }
         Ok(())
+    }
+
+    /// Joins the free blocks that follow a block which ends at `start`, if a loose one is among them,
+    /// until they reach to `enough`. O(1).
+    pub(super) fn join_behind(&self, start: u32, enough: u32) {
+        if self.words.loose() == 0 {
+            return;
+        }
+        let (mut end, mut has_loose) = (start, false);
+        for _ in 0..BUDGET {
+            let Some(next) = self.free_at(end).filter(|_| end < enough) else { break };
+            (end, has_loose) = (next.end(), has_loose || next.is_loose);
+        }
+        // A free block in a bin must not stay beside another.
+        end = self.free_at(end).filter(|next| !next.is_loose).map_or(end, |next| next.end());
+        let hand = self.words.hand();
+        self.join(start, end, has_loose);
+        if !(start..end).contains(&hand) {
+            self.words.set_hand(hand);
+        }
     }
 
     /// Moves the hand by `budget` blocks, once round at most, and joins what it passes, until there

@@ -520,9 +520,12 @@ impl Heap {
 
     fn grow(&self, granule: u32, old: u32, size: u32) -> bool {
         let end = granule + old;
+        let Some(wanted) = granule.checked_add(size) else { return false };
+        if self.free_at(end).is_some_and(|right| right.end() < wanted) {
+            self.join_behind(end, wanted);
+        }
         let right = self.free_at(end);
         let stop = right.map_or(end, |right| right.end());
-        let Some(wanted) = granule.checked_add(size) else { return false };
         let mut change = Change::new(Kind::Resize, granule, self.top());
         change.old[0] = granule;
         change.new[0] = Entry { state: State::Live, size };

@@ -566,7 +566,13 @@ impl Handle {
         }
         self.locked(|heap| {
             let old = heap.live_size(granule)?;
-            let moved = self.alloc(heap, wanted, 1)?;
+            let moved = match self.alloc(heap, wanted, 1) {
+                // What was joined or given back over this may lie right behind the block.
+                Err(Error::OutOfMemory { .. }) if heap.resize(granule, wanted)? => {
+                    return self.block(granule);
+                }
+                moved => moved?,
+            };
             let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
             self.in_pieces(heap, self.geometry.bytes(old), |at, len| {
                 self.region.copy(from + at, to + at, len);
