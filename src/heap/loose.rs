@@ -22,6 +22,8 @@ use crate::map::{Entry, State};
 
 /// How many blocks a malloc looks at.
 const BUDGET: u32 = 64;
+/// Who waits for the lock is told each time so many have been looked at.
+const PROGRESS: u32 = 4096;
 
 impl Heap {
     /// Makes a live block loose. O(1).
@@ -58,6 +60,10 @@ impl Heap {
     pub fn join_all(&self) -> Result<()> {
         if self.words.loose() > 0 {
             self.go_round(u32::MAX, u32::MAX, u32::MAX)?;
+            if self.words.loose() > 0 {
+                // There is none, once round: they were not counted right.
+                self.mend()?;
+            }
         }
         Ok(())
     }
@@ -107,7 +113,10 @@ impl Heap {
         // The stretch of free blocks that ends where the hand is.
         let left = self.map.free_before(begin).filter(|&left| self.is_free(left));
         let (mut start, mut has_loose) = (left.map_or(at, |(start, _)| start), false);
-        for _ in 0..budget {
+        for step in 0..budget {
+            if step % PROGRESS == 0 {
+                self.show_progress();
+            }
             if at >= self.top() {
                 self.join(start, at, has_loose);
                 (start, at, has_loose) = (0, 0, false);
@@ -154,7 +163,6 @@ impl Heap {
         if !has_loose {
             return;
         }
-        self.show_progress();
         let mut change = Change::new(Kind::Join, start, self.top());
         if end == self.top() {
             change.top = start;

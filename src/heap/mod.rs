@@ -189,7 +189,11 @@ impl Heap {
             return Ok(start);
         }
         self.join_all()?;
-        match self.honest(|bins| bins.find_exactly(size, |b| ask.fits(b)))? {
+        let fits = |block| {
+            self.show_progress();
+            ask.fits(block)
+        };
+        match self.honest(|bins| bins.find_exactly(size, fits))? {
             Some(found) => Ok(self.carve(Place::Free(found), &ask)),
             // What was joined may have brought `top` down.
             None => self
