@@ -172,9 +172,9 @@ impl Change {
                 }
             }
         }
-        for index in 0..3 {
-            if self.new[index].size > 0 {
-                map.write(starts[index], self.new[index]);
+        for (start, new) in starts.into_iter().zip(self.new) {
+            if new.size > 0 {
+                map.write(start, new);
             }
         }
         if self.taker.count_at != 0 && !self.kind.is_of_slot() {

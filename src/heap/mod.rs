@@ -585,13 +585,12 @@ impl Heap {
     fn finish(&self, change: &Change, mut counts: Counts, mut honest: bool) {
         let loosened = self.apply(change);
         let (starts, _) = change.starts();
-        for index in 0..3 {
-            let Entry { state, size } = change.new[index];
+        for (start, Entry { state, size }) in starts.into_iter().zip(change.new) {
             match state {
                 _ if size == 0 => {}
                 State::Free => {
                     counts.add_free(size);
-                    honest = honest && self.bins.link((starts[index], size)).is_ok();
+                    honest = honest && self.bins.link((start, size)).is_ok();
                 }
                 State::Loose => counts.add_loose(size),
                 _ => {}

@@ -617,7 +617,7 @@ impl Handle {
         if held.owner_died {
             self.recover_holder();
         }
-        let answer = work(&heap);
+        let answer = work(heap);
         heap.leave();
         answer
     }
