@@ -40,7 +40,7 @@
 //! | `heap::bins` | free blocks by size | hints |
 //! | `heap::change` | the record of the change under way | truth |
 //! | `heap::slot` | words of the callers' that name a block, changed with it as one event | |
-//! | `heap` | malloc, free, resize: split, coalesce, recover | |
+//! | `heap` | malloc, free, resize: split, coalesce, recover; `heap::loose`: joining late | |
 //! | `owners` | whose each live block is, in pools that know it | truth |
 //! | `depot` | magazines of cached blocks: whose each is; stacks of them for each class | truth, hints |
 //! | `cache` | which thread has which cache | truth |
@@ -73,6 +73,7 @@
 //!  caller    <-- malloc, free: no lock, no atomic read-modify-write -->    a thread's magazines
 //!  magazines <-- exchanged whole, by one compare-and-swap           -->    depot, by class
 //!  magazines <-- filled and emptied under the pool's lock           -->    heap
+//!  loose blocks  -- joined when a malloc needs them, as a hand comes by -->  bins
 //! ```
 //!
 //! # Glossary
@@ -85,6 +86,8 @@
 //!   unknown, since the caller's buffer may hold anything.
 //! - **split, coalesce**: cut a free block in two; join free neighbours.
 //! - **bin**: a list of free blocks of about one size.
+//! - **loose**: free, but in no bin yet, nor joined to its neighbours. **hand**: what goes round and
+//!   joins them.
 //! - **change, record**: how the map goes from one state to the next; where it is written down
 //!   first, so that the next owner of the lock can finish what a dead one began.
 //! - **slot**: a word in a block of the caller's that holds another block's offset, or 0.

@@ -94,8 +94,8 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
     ("heap", "", ""),
     (
         "heap_that_changes_before_it_seals",
-        "        self.record.open(&change);\n        let mut honest = gone().all(|&block| self.bins.unlink(block).is_ok());\n        self.apply(&change);",
-        "        self.apply(&change);\n        self.record.open(&change);\n        let mut honest = gone().all(|&block| self.bins.unlink(block).is_ok());",
+        "        self.record.open(&change);\n        let mut counts = self.words.counts();\n        let mut honest = true;",
+        "        self.apply(&change);\n        self.record.open(&change);\n        let mut counts = self.words.counts();\n        let mut honest = true;",
     ),
     (
         "heap_that_keeps_what_nobody_got",
@@ -114,13 +114,23 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
     ),
     (
         "heap_that_seals_before_it_writes",
-        "        for (i, word) in words.into_iter().enumerate() {\n            self.region.store64(self.word_at(slot, i), word);\n        }\n        // A death comes between two instructions: it is enough that the compiler keeps the order.\n        compiler_fence(SeqCst);\n        self.region.store32(self.geometry.word(RECORD_OFFSET), seal(slot, words));",
-        "        self.region.store32(self.geometry.word(RECORD_OFFSET), seal(slot, words));\n        compiler_fence(SeqCst);\n        for (i, word) in words.into_iter().enumerate() {\n            self.region.store64(self.word_at(slot, i), word);\n        }",
+        "        for (i, word) in words.into_iter().enumerate() {\n            self.words[word_of(slot, i)].store(word, Relaxed);\n        }\n        // A death comes between two instructions: it is enough that the compiler keeps the order.\n        compiler_fence(SeqCst);\n        self.header[SEAL].store(seal(slot, words), Relaxed);",
+        "        self.header[SEAL].store(seal(slot, words), Relaxed);\n        compiler_fence(SeqCst);\n        for (i, word) in words.into_iter().enumerate() {\n            self.words[word_of(slot, i)].store(word, Relaxed);\n        }",
     ),
     (
         "heap_with_one_slot",
-        "let slot = if self.is_open() { 1 - (self.seal() & 1) } else { 0 };",
+        "let slot = if found != 0 { 1 - (found & 1) } else { 0 };",
         "let slot = 0;",
+    ),
+    (
+        "heap_that_forgets_what_it_swept",
+        "        change.sweep(&self.map);\n",
+        "",
+    ),
+    (
+        "heap_that_joins_before_it_seals",
+        "        self.record.open(&change);\n        let mut counts = self.words.counts();\n        let (mut at, mut honest) = (change.at, true);\n        while let Some(Entry { state, size }) = self.map.read(at, end) {\n            if state == State::Loose {\n                counts.take_loose(size);\n            } else {\n                counts.take_free(size);\n                honest &= self.bins.unlink((at, size)).is_ok();\n            }\n            self.map.erase(at);\n            at += size;\n        }\n        self.finish(&change, counts, honest);\n        let rest",
+        "        let mut counts = self.words.counts();\n        let (mut at, mut honest) = (change.at, true);\n        while let Some(Entry { state, size }) = self.map.read(at, end) {\n            if state == State::Loose {\n                counts.take_loose(size);\n            } else {\n                counts.take_free(size);\n                honest &= self.bins.unlink((at, size)).is_ok();\n            }\n            self.map.erase(at);\n            at += size;\n        }\n        self.record.open(&change);\n        self.finish(&change, counts, honest);\n        let rest",
     ),
 ];
 
@@ -173,7 +183,7 @@ fn heaps() -> String {
         }
         writeln!(text, "pub mod region {{\n{}}}", mortal_region()).unwrap();
         let mut heap = source("heap/mod.rs");
-        for module in ["bins", "change", "words"] {
+        for module in ["bins", "change", "loose", "slot", "words"] {
             let body = source(&format!("heap/{module}.rs"));
             let whole = format!("pub mod {module} {{\n{body}}}\n");
             heap = with(&heap, module, &format!("mod {module};\n"), &whole);
@@ -184,16 +194,17 @@ fn heaps() -> String {
         writeln!(text, "pub mod heap {{\n{heap}}}").unwrap();
         let text = text.replace("crate::", &format!("crate::heaps::{name}::"));
         let text = text.replace(&format!("crate::heaps::{name}::death"), "crate::death");
+        let text = text.replace("core::sync::atomic", "crate::mortal");
         writeln!(all, "pub mod {name} {{\n{text}}}").unwrap();
     }
     all
 }
 
-/// The library's region, in which each store is a step that a thread may not live to make.
+/// The library's region, in which filling and copying are steps, too, that a thread may not live to
+/// make; its words are mortal.
 fn mortal_region() -> String {
     let mut region = source("region.rs");
     let stores = [
-        "cell.store(value, Relaxed);",
         "unsafe { self.base.add(at).write_bytes(byte, len) };",
         "unsafe { self.base.add(to).copy_from(self.base.add(from), len) };",
     ];

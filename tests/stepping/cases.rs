@@ -534,7 +534,7 @@ fn survival() -> Vec<Case> {
             to_and_fro(s, 16, 6);
             to_and_fro(s, 64, 4);
         })
-        .with_kills(12)
+        .with_kills(6)
         .beside_then(stock, go_on),
         Case::new("survival-trim", CACHED, |s| {
             stock(s);
@@ -553,7 +553,7 @@ fn survival() -> Vec<Case> {
             s.must_step(Call::Recover);
         })
         .called("a dead cache")
-        .with_kills(4)
+        .with_kills(3)
         .after(stock)
         .beside_then(stock, go_on),
     ]

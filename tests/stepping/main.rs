@@ -10,7 +10,9 @@
 //! The survivor's own recovery is stepped through in the same way after some of the deaths
 //! (MEMPOOL_TEST_SECONDS above 1: after each), and at some points children are killed for real.
 //!
-//! `MEMPOOL_STEPPING=case[/call[/instruction]]` looks at one case, call or point alone.
+//! `MEMPOOL_STEPPING=case[/call[/instruction]]` looks at one case, call or point alone; cases of calls
+//! at random are named `random-0`, `random-1` and so on. `MEMPOOL_STEPPING_TIMES=1` says how long each
+//! case takes.
 //!
 //! What the optimizer made of the library is what is stepped through:
 #![cfg(all(not(debug_assertions), target_arch = "x86_64", target_os = "linux"))]

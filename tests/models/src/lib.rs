@@ -31,6 +31,7 @@ pub mod layout;
 pub mod locks {
     include!(concat!(env!("OUT_DIR"), "/locks.rs"));
 }
+pub mod mortal;
 #[path = "../../../src/options.rs"]
 pub mod options;
 pub mod region;

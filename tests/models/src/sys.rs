@@ -249,6 +249,14 @@ pub fn is_of_this_process(_: u32) -> bool {
     unreachable!("the buffer is shared")
 }
 
+pub fn process() -> u32 {
+    unreachable!("the buffer is shared")
+}
+
+pub fn is_process_gone(_: u32, _: u64) -> bool {
+    unreachable!("nobody asks about processes here")
+}
+
 pub fn is_private_mapping(_: usize) -> Option<bool> {
     Some(false)
 }

@@ -18,10 +18,9 @@ macro_rules! protocol {
         use models::death;
         use models::heaps::$name::heap::{Heap, Taker};
         use models::heaps::$name::layout::{Geometry, COUNT_AT, ITEMS_AT, NO_BLOCK};
-        use models::heaps::$name::map::Entry;
+        use models::heaps::$name::map::{Entry, State};
         use models::heaps::$name::options::Options;
         use models::heaps::$name::region::Region;
-        use models::heaps::$name::stats::State;
         use std::ptr::NonNull;
 
         /// A pool and its bytes.
@@ -53,8 +52,8 @@ macro_rules! protocol {
                 pool
             }
 
-            fn heap(&self) -> Heap<'_> {
-                Heap::new(&self.region, &self.geometry)
+            fn heap(&self) -> Heap {
+                Heap::new(&self.region, &self.geometry).expect("it lies in the buffer")
             }
 
             /// Where the count of the only magazine lies.
@@ -92,18 +91,19 @@ macro_rules! protocol {
                 let (heap, mut at) = (self.heap(), 0);
                 let mut blocks = Vec::new();
                 while let Some((state, size)) = heap.block(at) {
+                    let inside = heap.map().next_start(at + 1, at + size);
+                    assert_eq!(inside, None, "nothing starts inside a block");
                     blocks.push((at, state, size));
                     at += size;
                 }
                 assert_eq!(at, heap.top(), "the map can be walked");
-                let free = || blocks.iter().filter(|(_, state, _)| *state == State::Free);
+                let are = |wanted| blocks.iter().filter(move |(_, state, _)| *state == wanted);
+                let (binned, loose) = (are(State::Free).count(), are(State::Loose).count());
+                let free = || are(State::Free).chain(are(State::Loose));
                 let counts = heap.counts();
-                assert_eq!(
-                    heap.binned(),
-                    Some(free().count() as u32),
-                    "each free block is in a bin"
-                );
-                assert_eq!(counts.free_count as usize, free().count());
+                assert_eq!(heap.binned(), Some(binned as u32), "each free block is in a bin");
+                assert_eq!(counts.loose as usize, loose);
+                assert_eq!(counts.free_count as usize, binned + loose);
                 assert_eq!(counts.free, free().map(|(_, _, size)| size).sum::<u32>());
                 assert_eq!(counts.live_count as usize, blocks.len() - free().count());
                 let has_magazine = self.geometry.caches > 0;
@@ -112,12 +112,29 @@ macro_rules! protocol {
                 let items = (0..usize::from(count)).map(item).collect();
                 let behind = (usize::from(count)..60).all(|index| item(index) == NO_BLOCK);
                 assert!(behind || !has_magazine, "behind the last stand only nones");
-                Seen { blocks, items }
+                Seen { blocks: told(&blocks), items }
             }
 
             fn set(&mut self, bytes: &[u64]) {
                 self.bytes.copy_from_slice(bytes);
             }
+        }
+
+        /// What callers can tell of blocks: free ones beside each other are one, and what is free
+        /// below top is as good as what lies above.
+        fn told(blocks: &[(u32, State, u32)]) -> Vec<(u32, State, u32)> {
+            let mut told: Vec<(u32, State, u32)> = Vec::new();
+            for &(start, state, size) in blocks {
+                let state = if state == State::Loose { State::Free } else { state };
+                match told.last_mut() {
+                    Some((_, State::Free, before)) if state == State::Free => *before += size,
+                    _ => told.push((start, state, size)),
+                }
+            }
+            if told.last().is_some_and(|last| last.1 == State::Free) {
+                told.pop();
+            }
+            told
         }
 
         /// What a change may be: made from the blocks that are there, ended by its last store.
@@ -323,11 +340,15 @@ macro_rules! protocol {
 
         /// Blocks that go from the heap to a magazine and back.
         pub fn exchanges() -> u64 {
-            let calls: [Call; 2] = [
-                |pool, b| {
-                    let run = Taker { count_at: pool.count_at(), count: 1, run: 2, size: 3 };
-                    let first = b[8].min(b[9]);
-                    pool.heap().take_back(first, run).expect("cached");
+            let calls: [Call; 3] = [
+                |pool, _| {
+                    let two = Taker { count_at: pool.count_at(), count: 1, run: 2, size: 3 };
+                    assert_eq!(pool.heap().loosen_all(two), 2);
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    let all = Taker { count_at: pool.count_at(), count: 0, run: 3, size: 3 };
+                    assert_eq!(pool.heap().loosen_all(all), 3);
                     pool.heap().leave();
                 },
                 |pool, b| {
@@ -365,6 +386,93 @@ macro_rules! protocol {
             }
             deaths
         }
+
+        /// A pool with loose blocks: three beside each other between free blocks of bins, two
+        /// before the last block, two that end at top.
+        fn scattered() -> (Pool, Vec<u32>) {
+            let pool = Pool::new(256 << 10);
+            let heap = pool.heap();
+            let sizes = [4, 2, 3, 1, 2, 5, 1, 70, 3, 2, 1, 6, 2];
+            let blocks: Vec<u32> =
+                sizes.iter().map(|&size| heap.alloc(size, 1).expect("room")).collect();
+            for at in [1, 5] {
+                heap.free(blocks[at]).expect("live");
+            }
+            for at in [2, 3, 4, 7, 8, 11, 12] {
+                heap.loosen(blocks[at]).expect("live");
+            }
+            heap.leave();
+            (pool, blocks)
+        }
+
+        /// Loose blocks that are made, joined, taken and grown into.
+        pub fn sweeps() -> u64 {
+            let calls: [Call; 5] = [
+                |pool, b| {
+                    pool.heap().loosen(b[6]).expect("live");
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().refill(2, 4, pool.count_at()).expect("a loose stretch");
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[6], 30).expect("into a loose one"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    pool.heap().free(b[9]).expect("beside a loose one");
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[9], 1).expect("shorter"));
+                    pool.heap().leave();
+                },
+            ];
+            let (mut pool, blocks) = scattered();
+            let mut deaths: u64 = calls
+                .iter()
+                .map(|&call| dies_anywhere(&mut pool, &blocks, Fate::Finished, call))
+                .sum();
+            let taken: Call = |pool, _| {
+                pool.heap().alloc(9, 1).expect("a loose stretch");
+                pool.heap().leave();
+            };
+            deaths += dies_anywhere(&mut pool, &blocks, Fate::Undone, taken);
+            deaths
+        }
+
+        /// Several changes, each whole or not begun: all loose blocks are joined.
+        pub fn joins() -> u64 {
+            let (mut pool, _) = scattered();
+            let (bytes, before) = (pool.bytes.clone(), pool.seen());
+            let loose = |pool: &Pool| pool.heap().counts().loose;
+            assert!(loose(&pool) > 0);
+            let mut deaths = 0;
+            for stores in 0.. {
+                pool.set(&bytes);
+                let ended = death::until_store(stores, || {
+                    pool.heap().join_all().expect("whole");
+                    pool.heap().leave();
+                });
+                if ended {
+                    break;
+                }
+                let cut = pool.bytes.clone();
+                for more in 0.. {
+                    pool.set(&cut);
+                    deaths += 1;
+                    let ended = death::until_store(more, || pool.recover());
+                    pool.recover();
+                    assert_eq!(pool.seen(), before, "{stores} stores, and {more} of recovery");
+                    if ended {
+                        break;
+                    }
+                }
+            }
+            assert_eq!(loose(&pool), 0);
+            deaths
+        }
     };
 }
 
@@ -384,6 +492,16 @@ mod heap {
     #[test]
     fn a_block_that_moves_is_in_one_place() {
         println!("{} deaths of makers and recoverers", moves());
+    }
+
+    #[test]
+    fn what_is_loose_is_swept_up_or_left_alone() {
+        println!("{} deaths of makers and recoverers", sweeps());
+    }
+
+    #[test]
+    fn what_is_joined_is_no_more_and_no_less() {
+        println!("{} deaths of makers and recoverers", joins());
     }
 
     #[test]
@@ -415,4 +533,6 @@ fails! {
     heap_that_believes_its_hints: frees_and_resizes, "in a bin";
     heap_that_seals_before_it_writes: moves, " stores";
     heap_with_one_slot: moves, " stores";
+    heap_that_forgets_what_it_swept: joins, "inside a block";
+    heap_that_joins_before_it_seals: joins, "in a bin";
 }
