@@ -217,7 +217,8 @@ impl Heap {
         binned()
     }
 
-    /// Makes a live block free: joined to its free neighbours, or to the space above `top`. O(1).
+    /// Makes a live block free: joined to its free neighbours but loose ones, or to the space above
+    /// `top`. O(1).
     pub fn free(&self, granule: u32) -> Result<()> {
         let size = self.live_size(granule)?;
         self.release(granule, size, Taker::NONE);

@@ -6,7 +6,7 @@
 //!  loaded <-> previous  <--->   full magazines, empty magazines
 //!     ^                                                              |
 //!     +---- refill: a row of neighbours, under the lock -------------+
-//!     +---- flush: rows of neighbours, under the lock, if need be ---+
+//!     +---- flush: they become loose, under the lock, if need be ----+
 //! ```
 //!
 //! Magazines begin small and grow when a thread runs out of blocks, or of room for them. So the
