@@ -11,8 +11,8 @@ use crate::options::NO_COMPACT;
 use crate::region::Region;
 
 /// Verifies a pool whose lock the caller holds: the header, that blocks tile the region up to
-/// `top`, that no byte between is a start, that free blocks are joined and known from both ends,
-/// that bins and counts agree. O(map).
+/// `top`, that no byte between is a start, that free blocks but loose ones are joined and known from
+/// both ends, that bins and counts agree. O(map).
 /// `still`: no other thread moves cached blocks meanwhile.
 pub fn check(
     region: &Region,

@@ -1,7 +1,7 @@
 //! What callers do to a pool by mistake: writing to freed memory, or promising zero bytes that are
 //! not. Damage stays theirs: no two live blocks overlap, and what fits is found.
 
-use mempool::layout::LOCK_OFFSET;
+use mempool::layout::{Geometry, HEAP_OFFSET, LOCK_OFFSET};
 use mempool::options::{Options, NO_THREAD_CACHES, OWNER_TAGS, ZEROED};
 use mempool::Pool;
 use std::collections::BTreeMap;
@@ -49,6 +49,38 @@ fn freed_memory_filled_with_any_byte_loses_no_free_run() {
         pool.check().unwrap();
         assert!(pool.stats().unwrap().recoveries > 0, "it was noticed");
     }
+}
+
+#[test]
+fn a_bin_that_is_said_to_have_a_block_hides_no_other() {
+    let mut buffer = vec![0u64; 512];
+    let pool = init(&mut buffer, 0);
+    let blocks: Vec<_> = std::iter::from_fn(|| pool.malloc(64).ok()).collect();
+    while pool.malloc(16).is_ok() {}
+    // SAFETY: a live block, which nobody uses.
+    unsafe { pool.free(blocks[3].as_ptr()) }.unwrap();
+    let options = Options { flags: NO_THREAD_CACHES, ..Options::default() };
+    let (address, len) = (buffer.as_ptr().addr(), buffer.len() * 8);
+    let geometry = Geometry::plan(address, len, &options).unwrap();
+    let last = geometry.bin_count - 1;
+    let word = &raw mut buffer[geometry.bitmap() / 8 + last as usize / 64];
+    // SAFETY: a word of the buffer, which the pool looks at too.
+    unsafe { word.write_volatile(word.read_volatile() | 1 << (last % 64)) };
+    assert_eq!(pool.stats().unwrap().largest_free, 64);
+    pool.check().unwrap();
+}
+
+#[test]
+fn loose_blocks_that_are_not_there_are_looked_for_once() {
+    let mut buffer = vec![0u64; 512];
+    let pool = init(&mut buffer, 0);
+    pool.malloc(64).unwrap();
+    let available = pool.stats().unwrap().available as usize;
+    // SAFETY: the count of loose blocks, a half of a word of the buffer, which the pool looks at too.
+    unsafe { buffer.as_mut_ptr().cast::<u32>().add(HEAP_OFFSET / 4 + 5).write_volatile(9) };
+    pool.check().unwrap_err();
+    pool.malloc(available + 16).unwrap_err();
+    pool.check().unwrap();
 }
 
 #[test]

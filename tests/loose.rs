@@ -128,3 +128,45 @@ fn where_memory_is_short_small_blocks_do_not_eat_up_the_large_ones_room() {
     free_all(pool, &mut blocks);
     pool.must_check();
 }
+
+/// The blocks from one on, in order of address: itself, and what is free right behind it.
+fn free_behind(all: &[Block], offset: u64) -> (Block, Vec<Block>) {
+    let at = all.iter().position(|block| block.offset == offset).expect("a block");
+    let is_free = |block: &&Block| block.state == MEMPOOL_BLOCK_FREE;
+    (all[at], all[at + 1..].iter().take_while(is_free).copied().collect())
+}
+
+#[test]
+fn a_block_grows_into_all_that_was_freed_behind_it() {
+    let memory = Memory::private(8 * MIB);
+    let pool = pool(&memory);
+    // Large ones with a few small ones behind each.
+    let (mut large, mut small) = (Vec::new(), Vec::new());
+    for _ in 0..200 {
+        large.push(pool.malloc(5000).expect("malloc"));
+        small.extend((0..16).map(|_| pool.malloc(1024).expect("malloc")));
+    }
+    free_all(pool, &mut small);
+    let mut grown = 0;
+    for &block in &large {
+        let (this, behind) = free_behind(&pool.walk(), pool.offset(block));
+        let room: u64 = behind.iter().map(|block| block.size).sum();
+        pool.expand(block, (this.size + room) as usize).expect("there is room");
+        pool.must_check();
+        grown += usize::from(behind.len() > 2);
+    }
+    assert!(grown > 10, "{grown} had what is not joined behind them");
+}
+
+/// What the only block grows into is given back while another place is looked for.
+#[test]
+fn a_block_grows_where_it_is_when_there_is_no_other_place() {
+    let memory = Memory::private(MIB);
+    let pool = pool(&memory);
+    let block = pool.malloc(300_000).expect("malloc");
+    let mut small = (0..400).map(|_| pool.malloc(160).expect("malloc")).collect();
+    free_all(pool, &mut small);
+    assert!(pool.stats().cached_count > 0, "between the block and top");
+    assert_eq!(pool.realloc(block, 700_000), Ok(block));
+    pool.must_check();
+}

@@ -221,7 +221,8 @@ impl Bins {
             largest = largest.max(size);
             true
         })?;
-        Ok(largest)
+        // The bin was said to have a block.
+        Some(largest).filter(|&largest| largest > 0).ok_or(Lie)
     }
 
     /// Counts all blocks of all bins, checking each link, bit and bin. O(free blocks).

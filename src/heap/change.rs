@@ -251,7 +251,7 @@ impl Change {
         let lives_agree = count(State::Live) == usize::from(is_alloc);
         let is_refill = self.kind == Kind::Refill;
         let cached_agrees = count(State::Cached) == usize::from(is_refill)
-            && (!is_refill || self.new[0].state == State::Cached);
+            && (!is_refill || self.new[0].state == State::Cached && taker.count > 0);
         let slot_agrees = !self.kind.is_of_slot() || end == u64::from(self.at);
         let olds_fit = if self.kind == Kind::Join {
             self.at <= self.old[0] && self.old[0] <= known
@@ -448,6 +448,16 @@ mod tests {
                 assert_eq!(record.read(&geometry, 100), None, "bit {bit} of byte {offset}");
             }
             region.store8(at, byte);
+        }
+        let refill = |count| Change {
+            new: [Entry { state: State::Cached, size: 5 }, none, none],
+            taker: Taker::of_one(geometry.magazine + COUNT_AT, count),
+            ..Change::new(Kind::Refill, 3, 20)
+        };
+        let geometry = Geometry { magazines: 1, ..geometry };
+        for (count, is_possible) in [(0, false), (1, true), (3, true), (4, false), (61, false)] {
+            record.open(&refill(count));
+            assert_eq!(record.read(&geometry, 100).is_some(), is_possible, "{count} blocks");
         }
         record.open_mending();
         assert!(record.is_open());

@@ -3,8 +3,8 @@
 //! of cache lines each.
 //!
 //! A *hand* goes round the pool from block to block, a little at a time, when a malloc looks for
-//! room: loose blocks in its way are joined to their free neighbours and go to a bin. Nobody else
-//! joins them. (Joining late: Knuth, *The Art of Computer Programming* 2.5; sweeping on demand:
+//! room: loose blocks in its way are joined to their free neighbours and go to a bin. Else they
+//! are joined only where a block grows. (Joining late: Knuth, *The Art of Computer Programming* 2.5; sweeping on demand:
 //! Hughes 1982.)
 //!
 //! ```text
@@ -21,6 +21,8 @@ use crate::map::{Entry, State};
 
 /// How many blocks a malloc looks at.
 const BUDGET: u32 = 64;
+/// Who waits for the lock is told each time so many have been looked at.
+const PROGRESS: u32 = 4096;
 
 impl Heap {
     /// Makes a live block loose. O(1).
@@ -47,6 +49,10 @@ impl Heap {
     pub fn join_all(&self) -> Result<()> {
         if self.words.loose() > 0 {
             self.go_round(u32::MAX)?;
+            if self.words.loose() > 0 {
+                // There is none, once round: they were not counted right.
+                self.mend()?;
+            }
         }
         Ok(())
     }
@@ -68,6 +74,22 @@ impl Heap {
         Ok(())
     }
 
+    /// Joins the free blocks that follow a block which ends at `start`, if a loose one is among them,
+    /// until they reach to `enough`. O(1).
+    pub(super) fn join_behind(&self, start: u32, enough: u32) {
+        if self.words.loose() == 0 {
+            return;
+        }
+        let (mut end, mut has_loose) = (start, false);
+        for _ in 0..BUDGET {
+            let Some(next) = self.free_at(end).filter(|_| end < enough) else { break };
+            (end, has_loose) = (next.end(), has_loose || next.is_loose);
+        }
+        // A free block in a bin must not stay beside another.
+        end = self.free_at(end).filter(|next| !next.is_loose).map_or(end, |next| next.end());
+        self.join(start, end, has_loose);
+    }
+
     /// Moves the hand by `budget` blocks, once round at most, and joins what it passes.
     fn go_round(&self, budget: u32) -> Result<()> {
         let begin = self.hand();
@@ -75,7 +97,10 @@ impl Heap {
         // The stretch of free blocks that ends where the hand is.
         let left = self.map.free_before(begin).filter(|&left| self.is_free(left));
         let (mut start, mut has_loose) = (left.map_or(at, |(start, _)| start), false);
-        for _ in 0..budget {
+        for step in 0..budget {
+            if step % PROGRESS == 0 {
+                self.show_progress();
+            }
             if at >= self.top() {
                 self.join(start, at, has_loose);
                 (start, at, has_loose) = (0, 0, false);
@@ -111,7 +136,6 @@ impl Heap {
         if !has_loose {
             return;
         }
-        self.show_progress();
         let mut change = Change::new(Kind::Join, start, self.top());
         change.old[0] = end;
         if end == self.top() {

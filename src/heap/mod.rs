@@ -180,7 +180,11 @@ impl Heap {
             return Ok(start);
         }
         self.join_all()?;
-        match self.honest(|bins| bins.find_exactly(size, |b| ask.fits(b)))? {
+        let fits = |block| {
+            self.show_progress();
+            ask.fits(block)
+        };
+        match self.honest(|bins| bins.find_exactly(size, fits))? {
             Some(found) => Ok(self.carve(found, &ask)),
             // What was joined may have brought `top` down.
             None => self
@@ -192,11 +196,13 @@ impl Heap {
     /// A free block in which a block as asked for fits, after some that were loose have become such.
     /// O(1).
     fn find(&self, ask: &Ask) -> Result<Option<Free>> {
-        self.join_few()?;
+        // Where the map is damaged the hand stops; what is in the bins can be had all the same.
+        let _ = self.join_few();
         self.honest(|bins| bins.find(ask.size, ask.enough(), |block| ask.fits(block)))
     }
 
-    /// Makes a live block free: joined to its free neighbours, or to the space above `top`. O(1).
+    /// Makes a live block free: joined to its free neighbours but loose ones, or to the space above
+    /// `top`. O(1).
     pub fn free(&self, granule: u32) -> Result<()> {
         let size = self.live_size(granule)?;
         self.release(granule, size, Taker::NONE);
@@ -499,9 +505,12 @@ impl Heap {
 
     fn grow(&self, granule: u32, old: u32, size: u32) -> bool {
         let end = granule + old;
+        let Some(wanted) = granule.checked_add(size) else { return false };
+        if self.free_at(end).is_some_and(|right| right.end() < wanted) {
+            self.join_behind(end, wanted);
+        }
         let right = self.free_at(end);
         let stop = right.map_or(end, |right| right.end());
-        let Some(wanted) = granule.checked_add(size) else { return false };
         let mut change = Change::new(Kind::Resize, granule, self.top());
         change.old[0] = granule;
         change.new[0] = Entry { state: State::Live, size };

@@ -6,7 +6,7 @@
 //!  loaded <-> previous  <--->   full magazines, empty magazines
 //!     ^                                                              |
 //!     +---- refill: a row of neighbours, under the lock -------------+
-//!     +---- flush: rows of neighbours, under the lock, if need be ---+
+//!     +---- flush: they become loose, under the lock, if need be ----+
 //! ```
 //!
 //! Magazines begin small and grow when a thread runs out of blocks, or of room for them. So the
@@ -435,6 +435,9 @@ impl Handle {
             // What is no cached block is not ours to free.
             self.count(RECOVERIES_OFFSET);
         }
+        // The magazine may be nobody's soon, and what then stands in it is no block: the change must
+        // not be made again.
+        heap.leave();
     }
 
     /// Gives back what the depot, this thread and the dead hold. O(what they hold).

@@ -301,7 +301,8 @@ impl Handle {
         }
         self.locked(|heap| {
             let size = heap.live_size(granule)?;
-            if self.class_for(size).is_some() {
+            // Where memory is scarce all of it is looked through soon: then it had better be joined.
+            if self.class_for(size).is_some() && !heap.is_scarce() {
                 heap.loosen(granule)
             } else {
                 heap.free(granule)
@@ -380,7 +381,8 @@ impl Handle {
     /// A snapshot of the pool's figures. O(magazines in use), no walk of the blocks.
     pub fn stats(&self) -> Result<Stats> {
         self.locked(|heap| {
-            heap.join_some()?;
+            // Figures can be had of a damaged pool, too.
+            let _ = heap.join_some();
             let largest = heap.largest()?;
             Ok(self.figures(heap, largest))
         })
@@ -566,7 +568,13 @@ impl Handle {
         }
         self.locked(|heap| {
             let old = heap.live_size(granule)?;
-            let moved = self.alloc(heap, wanted, 1)?;
+            let moved = match self.alloc(heap, wanted, 1) {
+                // What was joined or given back over this may lie right behind the block.
+                Err(Error::OutOfMemory { .. }) if heap.resize(granule, wanted)? => {
+                    return self.block(granule);
+                }
+                moved => moved?,
+            };
             let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
             self.in_pieces(heap, self.geometry.bytes(old), |at, len| {
                 self.region.copy(from + at, to + at, len);

@@ -542,6 +542,13 @@ fn survival() -> Vec<Case> {
         })
         .called("a cache and the depot")
         .beside_then(stock, go_on),
+        // The pool's first block is cached by another, of the class that the child gives back.
+        Case::new("survival-trim-of-the-same", CACHED, |s| {
+            begin(s);
+            s.must_step(Call::Trim);
+        })
+        .called("a cache")
+        .beside(begin),
         Case::new("survival-recover", CACHED, |s| {
             s.must_step(Call::Recover);
         })
