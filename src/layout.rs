@@ -32,9 +32,9 @@
 //!            80 namespace, turn  where the numbers in the lock's word mean threads; its owners so far
 //!            88 counters         rejected frees, failed allocations, recoveries
 //!           112 heap             top, watermark; live and free blocks, free granules, loose blocks, hand
-//!           140 depot            hoard, magazines ever bound, first idle magazine
-//!           152 caches           how many were ever claimed
-//!           156 record           the change under way: which slot, two slots
+//!           140 record           the change under way: which slot, two slots
+//!           240 depot            hoard, magazines ever bound, first idle magazine
+//!           252 caches           how many were ever claimed
 //!           256 ...              the bins
 //! ```
 #![forbid(unsafe_code)]
@@ -81,11 +81,12 @@ pub const RECOVERIES_OFFSET: usize = 104;
 /// Where the heap's words lie.
 pub const HEAP_OFFSET: usize = 112;
 /// Where the depot's words lie.
-pub const DEPOT_OFFSET: usize = 140;
+pub const DEPOT_OFFSET: usize = 240;
 /// Where the count of caches ever claimed lies.
-pub const CACHES_OFFSET: usize = 152;
-/// Where the record of the change under way lies.
-pub const RECORD_OFFSET: usize = 156;
+pub const CACHES_OFFSET: usize = 252;
+/// Where the record of the change under way lies: so that the lock, the heap's words and the first
+/// slot, of which most changes need no more, share two cache lines.
+pub const RECORD_OFFSET: usize = 140;
 /// The header's length in bytes; the bins follow.
 pub const HEADER_BYTES: usize = 256;
 /// The header as words of 32 bits, and of 64.

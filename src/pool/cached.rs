@@ -28,9 +28,10 @@ use crate::sys;
 
 /// A thread that found no cache asks again after so many slow calls.
 const PATIENCE: u32 = 4096;
-/// A magazine begins with as many blocks as make this many granules, whose map bytes fill a cache
-/// line; with two at least. So threads seldom write to the same line of the map.
-const FIRST_GRANULES: u32 = 64;
+/// A magazine begins with as many blocks as make this many granules, if so many it may hold; with two
+/// at least. What comes from the heap in a row then fills a good many lines of the map, and threads
+/// seldom write to the same one.
+const FIRST_GRANULES: u32 = 1024;
 /// A set of magazines, for one thread: of two for each class, most of which hold less than they may.
 const SET: u32 = 256;
 /// By how much a magazine grows.
