@@ -35,7 +35,9 @@ const OWNER_DIED: u32 = 1 << 30;
 const _: () = assert!(WAITERS | OWNER_DIED == !TID_MASK);
 
 /// Looks at the word before going to sleep.
-const SPINS: u32 = 100;
+const SPINS: u32 = 20;
+/// Pauses of the processor between two looks, at most.
+const PAUSES: u32 = 128;
 /// The first sleep is short, for a lock lost without a wake-up; then they are longer.
 const FIRST_NAP: Duration = Duration::from_millis(2);
 const NAP: Duration = Duration::from_millis(50);
@@ -339,14 +341,19 @@ impl Inquiry {
     }
 }
 
-/// The word once it is free, or after a while.
+/// The word once it is free, or after a while. Looks become rarer: an owner who comes back soon
+/// then finds all he works with in his own cache, which is worth more than being fair.
 fn spin(word: &AtomicU32) -> u32 {
     let mut seen = word.load(Relaxed);
+    let mut pauses = 1;
     for _ in 0..SPINS {
         if seen & TID_MASK == 0 {
             break;
         }
-        hint::spin_loop();
+        for _ in 0..pauses {
+            hint::spin_loop();
+        }
+        pauses = (2 * pauses).min(PAUSES);
         seen = word.load(Relaxed);
     }
     seen

@@ -166,7 +166,7 @@ fn locks() -> String {
     let watched = "use crate::atomic::AtomicU32;\nuse core::sync::atomic::{AtomicU64, AtomicU8};";
     let lock = with(&lock, "atomics", atomics, watched);
     // One look is as good as a hundred, and there are fewer orders to try.
-    let lock = with(&lock, "spins", "const SPINS: u32 = 100;", "const SPINS: u32 = 1;");
+    let lock = with(&lock, "spins", "const SPINS: u32 = 20;", "const SPINS: u32 = 1;");
     let mut all = format!("pub mod lock {{\n{lock}}}\n");
     for &(name, old, new) in VARIANTS {
         writeln!(all, "pub mod {name} {{\n{}}}", with(&lock, name, old, new)).unwrap();
