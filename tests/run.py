@@ -79,12 +79,14 @@ def pytest(*folders):
 
 def runners():
     cargo = ["cargo", "test", "--locked", "--no-fail-fast"]
-    # Most of the time would go into optimising what the tests are made with: do without, but for proptest, which runs
-    # long. (c-tests only starts the C programs; the libraries these link are built as they ship, without these words.)
+    # Most of the time would go into optimising what the tests are made with: do without, but for proptest and loom,
+    # which run long. (c-tests only starts the C programs; the libraries these link are built as they ship, without these words.)
     quick = [
         "--config", "profile.release.package.'*'.opt-level=0",
         "--config", "profile.release.package.c-tests.opt-level=0",
         "--config", "profile.release.package.proptest.opt-level=1",
+        "--config", "profile.release.package.loom.opt-level=3",
+        "--config", "profile.release.package.generator.opt-level=3",
     ]  # fmt: skip
     return [
         # With debug assertions and overflow checks; then optimised, with the C programs.
