@@ -192,9 +192,21 @@ impl Scene {
             place.is_ok_and(|at| live[at].size == known.size)
         };
         let more: Vec<Block> = live.iter().filter(|block| !is_known(block)).copied().collect();
-        let fewer: Vec<(usize, Known)> =
-            self.blocks().filter(|(_, known)| !is_live(known)).collect();
-        let found = match (self.effect(), more.as_slice(), fewer.as_slice()) {
+        let effect = self.effect();
+        // Who goes on after a death may have got the very block that the dead one was giving back.
+        let is_anothers = |slot: usize, known: &Known| {
+            let was_given_back = matches!(
+                effect,
+                Effect::Removes { slot: gone } | Effect::Replaces { slot: gone, .. } if gone == slot
+            );
+            let mut others = self.blocks().filter(|&(other, _)| other != slot);
+            was_given_back && others.any(|(_, other)| other.offset == known.offset)
+        };
+        let fewer: Vec<(usize, Known)> = self
+            .blocks()
+            .filter(|(slot, known)| !is_live(known) || is_anothers(*slot, known))
+            .collect();
+        let found = match (effect, more.as_slice(), fewer.as_slice()) {
             (_, [], []) => Some((State::Old, None)),
             (Effect::Adds { size, alignment, .. }, [block], []) => {
                 let fits =
