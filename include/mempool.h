@@ -418,7 +418,7 @@ mempool_status_t mempool_free_sized(mempool_t *pool, void *block, size_t size);
 ///   mempool_reap). So do all that allocate.
 /// - Threads: any, at any time. A size that the thread's cache has takes no lock.
 /// - Cost: O(1), or O(a magazine of 60 blocks) when a cache is filled; not so a call that fails, or
-///   nearly does, which gives caches back and looks at every free block that might fit, and the
+///   nearly does, which gives caches back and looks at every block, and the
 ///   first use of memory, whose map entries are cleared once.
 void *mempool_malloc(mempool_t *pool, size_t size) MEMPOOL_BLOCK(2);
 

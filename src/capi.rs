@@ -522,7 +522,7 @@ pub unsafe extern "C" fn mempool_free_sized(
 ///   mempool_reap). So do all that allocate.
 /// - Threads: any, at any time. A size that the thread's cache has takes no lock.
 /// - Cost: O(1), or O(a magazine of 60 blocks) when a cache is filled; not so a call that fails, or
-///   nearly does, which gives caches back and looks at every free block that might fit, and the
+///   nearly does, which gives caches back and looks at every block, and the
 ///   first use of memory, whose map entries are cleared once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_malloc(pool: *mut mempool_t, size: usize) -> *mut c_void {

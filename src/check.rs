@@ -110,7 +110,7 @@ fn tile(geometry: &Geometry, heap: &Heap) -> Result<(Counts, u32)> {
                 return corrupted("a free block was not joined to its neighbour", offset);
             }
         } else if block.state == State::Loose {
-            counts.add_loose(block.size);
+            counts.add_loose(1, block.size);
         } else if matches!(block.state, State::Live | State::Cached) {
             counts.live_count += 1;
             cached += u32::from(block.state == State::Cached);

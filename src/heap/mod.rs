@@ -441,7 +441,7 @@ impl Heap {
                     // Cannot lie: every link so far was made in this loop.
                     let _ = self.bins.link((at, block.size));
                 }
-                State::Loose => counts.add_loose(block.size),
+                State::Loose => counts.add_loose(1, block.size),
                 State::Meta => {}
             }
             at += block.size;
@@ -564,7 +564,7 @@ impl Heap {
                     counts.add_free(size);
                     honest = honest && self.bins.link((start, size)).is_ok();
                 }
-                State::Loose => counts.add_loose(size),
+                State::Loose => counts.add_loose(1, size),
                 _ => {}
             }
         }
@@ -575,11 +575,7 @@ impl Heap {
             Kind::Loosen => counts.live_count.wrapping_sub(loosened),
             _ => counts.live_count,
         };
-        if loosened > 0 {
-            counts.free_count = counts.free_count.wrapping_add(loosened);
-            counts.loose = counts.loose.wrapping_add(loosened);
-            counts.free = counts.free.wrapping_add(loosened * change.taker.size);
-        }
+        counts.add_loose(loosened, change.taker.size);
         self.words.set_counts(counts);
         if !honest {
             // The change itself is made. What else may be wrong with the map is for others to say.

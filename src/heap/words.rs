@@ -122,10 +122,11 @@ impl Counts {
         self.free = self.free.wrapping_sub(size);
     }
 
-    /// A free block more, which is loose.
-    pub fn add_loose(&mut self, size: u32) {
-        self.add_free(size);
-        self.loose = self.loose.wrapping_add(1);
+    /// So many free blocks of a size more, which are loose.
+    pub fn add_loose(&mut self, count: u32, size: u32) {
+        self.free_count = self.free_count.wrapping_add(count);
+        self.free = self.free.wrapping_add(count.wrapping_mul(size));
+        self.loose = self.loose.wrapping_add(count);
     }
 
     /// A free block less, which was loose.
