@@ -4,6 +4,8 @@
 Each runner's own report is counted; one that fails without saying what failed counts as one failure, and so does one
 that says nothing at all. The exit status is 0 only if nothing failed (and, if CI=true, nothing was skipped).
 
+What waits much and what computes much run beside each other, in two lanes; each line says whose it is.
+
 With --soak the randomised and the timed tests go on for far longer; SOAK_SECONDS sets how long each timed one takes.
 """
 
@@ -17,6 +19,7 @@ import threading
 import time
 import venv
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -24,7 +27,6 @@ from typing import Callable
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
-REPORT = TARGET / "pytest.xml"
 
 # A test that hangs must not hang the run: no runner takes nearly as long.
 LIMIT_S = 1200
@@ -41,10 +43,14 @@ class Count:
 class Runner:
     name: str
     command: list
-    count: Callable  # from the lines it printed
+    count: Callable  # from the lines it printed, and where it may have left a report
+
+    @property
+    def report(self):
+        return TARGET / f"{self.name}.xml"
 
 
-def count_cargo(lines):
+def count_cargo(lines, _report):
     """Adds up what libtest says, program by program; the ABI test is a program that counts its comparisons itself."""
     count = Count()
     for line in lines:
@@ -58,10 +64,10 @@ def count_cargo(lines):
     return count
 
 
-def count_pytest(_lines):
+def count_pytest(_lines, report):
     """Reads the report pytest was asked to write."""
     count = Count()
-    for case in ElementTree.parse(REPORT).iter("testcase"):
+    for case in ElementTree.parse(report).iter("testcase"):
         skip = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             count.failed += 1
@@ -72,12 +78,15 @@ def count_pytest(_lines):
     return count
 
 
-def pytest(*folders):
-    options = ["-q", "--color=no", "-p", "no:cacheprovider", f"--junitxml={REPORT}"]
-    return [str(VENV / "bin" / "python"), "-m", "pytest", *options, *folders]
+def pytest(name, *folders):
+    python = str(VENV / "bin" / "python")
+    runner = Runner(name, [python, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"], count_pytest)
+    runner.command += [f"--junitxml={runner.report}", *folders]
+    return runner
 
 
 def runners():
+    """What runs, by lane, and what has to be built before, beside each other too."""
     cargo = ["cargo", "test", "--locked", "--no-fail-fast"]
     # Most of the time would go into optimising what the tests are made with: do without, but for proptest and loom,
     # which run long. (c-tests only starts the C programs; the libraries these link are built as they ship, without these words.)
@@ -88,13 +97,18 @@ def runners():
         "--config", "profile.release.package.loom.opt-level=3",
         "--config", "profile.release.package.generator.opt-level=3",
     ]  # fmt: skip
-    return [
-        # With debug assertions and overflow checks; then optimised, with the C programs.
-        Runner("the library, debug", [*cargo, "--package", "mempool"], count_cargo),
-        Runner("the library, the C programs", [*cargo, "--release", "--workspace", *quick], count_cargo),
-        Runner("Python", pytest("python/tests"), count_pytest),
-        Runner("consumers, the README's code", pytest("tests/consumers", "tests/readme"), count_pytest),
+    # With debug assertions and overflow checks; and optimised, with the C programs.
+    debug = Runner("debug", [*cargo, "--package", "mempool"], count_cargo)
+    release = Runner("release", [*cargo, "--release", "--workspace", *quick], count_cargo)
+    builds = [
+        Runner("build debug", [*debug.command, "--no-run"], None),
+        Runner("build release", [*release.command, "--no-run"], None),
     ]
+    lanes = [
+        [release],
+        [debug, pytest("python", "python/tests"), pytest("consumers", "tests/consumers", "tests/readme")],
+    ]
+    return builds, lanes
 
 
 def environment(soak):
@@ -119,7 +133,7 @@ def environment(soak):
     return env
 
 
-def execute(command, env, limit_s):
+def execute(name, command, env, limit_s):
     """Runs a command, shows what it prints as it comes, and returns (exit status, lines)."""
     try:
         process = subprocess.Popen(
@@ -134,11 +148,11 @@ def execute(command, env, limit_s):
             start_new_session=True,  # so that it can be ended with all its children
         )
     except OSError as error:
-        print(f"--- {command[0]}: {error}", flush=True)
+        print(f"--- {name}: {error}", flush=True)
         return 127, []
 
     def end():
-        print(f"--- ended: it ran for longer than {limit_s} s", flush=True)
+        print(f"--- {name} ended: it ran for longer than {limit_s} s", flush=True)
         os.killpg(process.pid, signal.SIGKILL)
 
     timer = threading.Timer(limit_s, end)
@@ -146,7 +160,7 @@ def execute(command, env, limit_s):
     lines = []
     try:
         for line in process.stdout:
-            print(line, end="", flush=True)
+            print(f"{name}: {line}", end="", flush=True)
             lines.append(line.rstrip("\n"))
         return process.wait(), lines
     except KeyboardInterrupt:
@@ -157,17 +171,19 @@ def execute(command, env, limit_s):
 
 
 def run(runner, env, limit_s):
-    REPORT.unlink(missing_ok=True)
-    status, lines = execute(runner.command, env, limit_s)
+    """Runs a runner; its name, what it counted, and the seconds it took."""
+    runner.report.unlink(missing_ok=True)
+    began = time.monotonic()
+    status, lines = execute(runner.name, runner.command, env, limit_s)
     try:
-        count = runner.count(lines)
+        count = runner.count(lines, runner.report)
     except (OSError, ElementTree.ParseError):
         count = Count()
     silent = not (count.passed or count.failed or count.skipped)
     if silent or (status != 0 and not count.failed):
         print(f"--- {runner.name}: exit status {status}, and no failed test named")
         count.failed += 1
-    return count
+    return runner.name, count, time.monotonic() - began
 
 
 def fill_venv():
@@ -196,20 +212,24 @@ def main():
     soak = arguments.parse_args().soak
 
     TARGET.mkdir(parents=True, exist_ok=True)
-    table = []
-    total = Count()
     env = environment(soak)
     limit_s = LIMIT_S * (100 if soak else 1)
+    builds, lanes = runners()
+    if soak:
+        # One after the other: these find more the more of the machine they have.
+        lanes = [[runner for lane in lanes for runner in lane if runner.count is count_cargo]]
 
     # If one of these can't be had, the runners that need it fail and say so.
     print("=== preparing", flush=True)
     fill_venv()
-    execute(["cargo", "build", "--locked", "--release", "--lib"], env, limit_s)
-    for runner in runners()[: 2 if soak else None]:
-        print(f"\n=== {runner.name}", flush=True)
-        began = time.monotonic()
-        count = run(runner, env, limit_s)
-        table.append((runner.name, count, time.monotonic() - began))
+    execute("library", ["cargo", "build", "--locked", "--release", "--lib"], env, limit_s)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda build: execute(build.name, build.command, env, limit_s), builds))
+        print("\n=== testing", flush=True)
+        lines = list(pool.map(lambda lane: [run(runner, env, limit_s) for runner in lane], lanes))
+    table = [row for lane in lines for row in lane]
+    total = Count()
+    for _, count, _ in table:
         total.passed += count.passed
         total.failed += count.failed
         total.skipped += count.skipped
