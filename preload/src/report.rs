@@ -1,0 +1,54 @@
+//! What is said at exit.
+
+use crate::settings::Place;
+use crate::text::{Bytes, Line};
+use crate::{fork, heap, memory};
+use core::fmt::Write;
+
+/// Has [`end`] called when the program ends well, after all else.
+pub fn at_exit() {
+    // SAFETY: the function lives as long as the process. Fails for want of memory only: then
+    // nothing is said.
+    unsafe { libc::atexit(end) };
+}
+
+extern "C" fn end() {
+    let settings = heap::settings();
+    if settings.report {
+        report();
+    }
+    // A child that has a copy leaves the name to its parent.
+    if settings.place != Place::Private && fork::is_shared() && !settings.keep {
+        memory::remove(settings);
+    }
+}
+
+fn report() {
+    let Some(pool) = heap::made() else { return };
+    let Ok(stats) = pool.stats() else { return };
+    let path = &heap::settings().report_path;
+    let mut fd = libc::STDERR_FILENO;
+    if !path.is_empty() {
+        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC;
+        // SAFETY: the path ends with NUL.
+        fd = unsafe { libc::open(path.as_ptr(), flags, 0o600) };
+    }
+    let mut line = Line::new();
+    let _ = write!(
+        line,
+        "{} in {} blocks live at exit, {} cached; most in use {} of {}; {} bad frees, {} failed allocations, {} recoveries",
+        Bytes(stats.used_size),
+        stats.used_count,
+        Bytes(stats.cached_size),
+        Bytes(stats.top),
+        Bytes(stats.total),
+        stats.rejected_frees,
+        stats.failed_allocs,
+        stats.recoveries
+    );
+    line.print(fd);
+    if !path.is_empty() {
+        // SAFETY: ours.
+        unsafe { libc::close(fd) };
+    }
+}
