@@ -89,3 +89,12 @@ fn end() -> ! {
     // SAFETY: takes nothing. There is no heap for anything else.
     unsafe { libc::_exit(127) }
 }
+
+extern "C" fn at_start() {
+    pool();
+}
+
+/// A program that allocates nothing has a pool as well, so that what was asked for is seen.
+#[used]
+#[link_section = ".init_array"]
+static AT_START: extern "C" fn() = at_start;

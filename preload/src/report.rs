@@ -36,19 +36,29 @@ fn report() {
     let mut line = Line::new();
     let _ = write!(
         line,
-        "{} in {} blocks live at exit, {} cached; most in use {} of {}; {} bad frees, {} failed allocations, {} recoveries",
+        "{} in {} blocks live at exit, {} cached, all within {} of {}; {} bad frees, {} failed allocations, {} recoveries; at most {} of memory resident",
         Bytes(stats.used_size),
         stats.used_count,
         Bytes(stats.cached_size),
-        Bytes(stats.top),
+        Bytes(stats.top.saturating_sub(stats.overhead)),
         Bytes(stats.total),
         stats.rejected_frees,
         stats.failed_allocs,
-        stats.recoveries
+        stats.recoveries,
+        Bytes(peak())
     );
     line.print(fd);
     if !path.is_empty() {
         // SAFETY: ours.
         unsafe { libc::close(fd) };
     }
+}
+
+/// The most memory that the process has had resident.
+fn peak() -> u64 {
+    // SAFETY: all zero is a rusage.
+    let mut usage: libc::rusage = unsafe { core::mem::zeroed() };
+    // SAFETY: the structure is valid.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
+    usage.ru_maxrss as u64 * 1024
 }

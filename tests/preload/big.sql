@@ -1,0 +1,9 @@
+CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c REAL);
+WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<100000)
+    INSERT INTO t SELECT x, 'text'||(x*7919%100003), x*1.5 FROM n;
+CREATE INDEX i ON t(b);
+SELECT count(*), sum(length(b)), max(c) FROM t WHERE b LIKE '%7%';
+SELECT b, count(*) FROM t GROUP BY b ORDER BY 2 DESC, 1 LIMIT 5;
+DELETE FROM t WHERE a%3=0;
+VACUUM;
+SELECT count(*), group_concat(b, '') IS NOT NULL FROM t;
