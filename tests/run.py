@@ -106,7 +106,7 @@ def runners():
     ]
     lanes = [
         [release],
-        [debug, pytest("python", "python/tests"), pytest("consumers", "tests/consumers", "tests/readme")],
+        [debug, pytest("python", "python/tests"), pytest("consumers", "tests/consumers", "tests/readme"), pytest("programs", "tests/preload")],
     ]
     return builds, lanes
 

@@ -107,7 +107,9 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
     let Some(pool) = heap::pool() else { return null_mut() };
     // SAFETY: as promised by the caller.
     match unsafe { pool.realloc(old, size) } {
-        Err(error @ (Error::Foreign { .. } | Error::NotAllocated { .. } | Error::Corrupted { .. })) => {
+        Err(
+            error @ (Error::Foreign { .. } | Error::NotAllocated { .. } | Error::Corrupted { .. }),
+        ) => {
             bad("realloc", old, error);
             *errno() = libc::EINVAL;
             null_mut()
@@ -121,7 +123,11 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
 /// # Safety
 /// As for [`realloc`].
 #[no_mangle]
-pub unsafe extern "C" fn reallocarray(block: *mut c_void, count: usize, size: usize) -> *mut c_void {
+pub unsafe extern "C" fn reallocarray(
+    block: *mut c_void,
+    count: usize,
+    size: usize,
+) -> *mut c_void {
     match count.checked_mul(size) {
         // SAFETY: as promised by the caller.
         Some(bytes) => unsafe { realloc(block, bytes) },
@@ -153,7 +159,11 @@ pub extern "C" fn aligned_alloc(alignment: usize, size: usize) -> *mut c_void {
 /// # Safety
 /// `out` is valid.
 #[no_mangle]
-pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, alignment: usize, size: usize) -> c_int {
+pub unsafe extern "C" fn posix_memalign(
+    out: *mut *mut c_void,
+    alignment: usize,
+    size: usize,
+) -> c_int {
     if !alignment.is_power_of_two() || alignment % size_of::<*mut c_void>() != 0 {
         return libc::EINVAL;
     }

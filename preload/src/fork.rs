@@ -48,7 +48,9 @@ extern "C" fn prepare() {
         unsafe { libc::sched_yield() };
     }
     // Blocks that other threads get from above it before the fork are theirs.
-    let top = heap::made().and_then(|pool| pool.stats().ok()).map_or(usize::MAX, |stats| stats.top as usize);
+    let top = heap::made()
+        .and_then(|pool| pool.stats().ok())
+        .map_or(usize::MAX, |stats| stats.top as usize);
     USED.store(top.min(LEN.load(Relaxed)), Relaxed);
     let mut ends = [-1; 2];
     // SAFETY: room for two.
@@ -68,7 +70,9 @@ extern "C" fn parent() {
     // has closed its side, or has died.
     unsafe {
         libc::close(to);
-        while libc::read(from, (&raw mut byte).cast(), 1) < 0 && *libc::__errno_location() == libc::EINTR {}
+        while libc::read(from, (&raw mut byte).cast(), 1) < 0
+            && *libc::__errno_location() == libc::EINTR
+        {}
         libc::close(from);
     }
     BUSY.store(0, Release);

@@ -66,7 +66,8 @@ fn make() -> Option<&'static Pool> {
     if memory.fd < 0 {
         settings.place = crate::settings::Place::Private;
     }
-    let options = Options { flags: settings.flags | mempool::options::ZEROED, ..Options::default() };
+    let options =
+        Options { flags: settings.flags | mempool::options::ZEROED, ..Options::default() };
     // SAFETY: new memory, zeroed by the kernel, that is never unmapped.
     let pool = match unsafe { Pool::init(memory.address, memory.len, &options) } {
         Ok(pool) => pool,
@@ -81,7 +82,7 @@ fn make() -> Option<&'static Pool> {
     if memory.fd >= 0 {
         fork::watch(&memory);
     }
-    report::at_exit();
+    report::at_exit(settings);
     Some(pool)
 }
 

@@ -86,6 +86,12 @@ pub fn remove(settings: &Settings) {
     }
 }
 
+/// A second descriptor with a high number, or -1.
+pub fn high(fd: i32) -> i32 {
+    // SAFETY: takes numbers only.
+    unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, FD_MIN) }
+}
+
 fn open(place: Place, path: &Path) -> Option<i32> {
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC;
     // SAFETY: the path ends with NUL; the descriptors are ours.
@@ -94,7 +100,7 @@ fn open(place: Place, path: &Path) -> Option<i32> {
             Place::Shared => libc::shm_open(path.as_ptr(), flags, 0o600),
             _ => libc::open(path.as_ptr(), flags, 0o600),
         };
-        let fd = libc::fcntl(low, libc::F_DUPFD_CLOEXEC, FD_MIN);
+        let fd = high(low);
         if fd >= 0 {
             libc::close(low);
         }
@@ -128,7 +134,8 @@ pub fn map(len: usize, flags: i32, fd: i32) -> Option<*mut u8> {
 
 fn twice_the_machines() -> usize {
     // SAFETY: takes numbers only.
-    let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let (pages, page) =
+        unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
     let len = (pages.max(1) as usize).saturating_mul(page.max(1) as usize).saturating_mul(2);
     len.clamp(1 << 30, PRIVATE_MAX)
 }

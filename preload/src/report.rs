@@ -1,12 +1,19 @@
 //! What is said at exit.
 
-use crate::settings::Place;
+use crate::settings::{Place, Settings};
 use crate::text::{Bytes, Line};
 use crate::{fork, heap, memory};
 use core::fmt::Write;
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+
+/// Where the report goes: programs close their standard error before they end.
+static ERRORS: AtomicI32 = AtomicI32::new(-1);
 
 /// Has [`end`] called when the program ends well, after all else.
-pub fn at_exit() {
+pub fn at_exit(settings: &Settings) {
+    if settings.report && settings.report_path.is_empty() {
+        ERRORS.store(memory::high(libc::STDERR_FILENO), Relaxed);
+    }
     // SAFETY: the function lives as long as the process. Fails for want of memory only: then
     // nothing is said.
     unsafe { libc::atexit(end) };
@@ -27,16 +34,21 @@ fn report() {
     let Some(pool) = heap::made() else { return };
     let Ok(stats) = pool.stats() else { return };
     let path = &heap::settings().report_path;
-    let mut fd = libc::STDERR_FILENO;
+    let mut fd = ERRORS.load(Relaxed);
     if !path.is_empty() {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC;
         // SAFETY: the path ends with NUL.
         fd = unsafe { libc::open(path.as_ptr(), flags, 0o600) };
     }
     let mut line = Line::new();
+    let mut name = [0u8; 16];
+    // SAFETY: room for the sixteen bytes that this call writes.
+    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    let name = core::ffi::CStr::from_bytes_until_nul(&name).unwrap_or_default();
     let _ = write!(
         line,
-        "{} in {} blocks live at exit, {} cached, all within {} of {}; {} bad frees, {} failed allocations, {} recoveries; at most {} of memory resident",
+        "{}: {} in {} blocks live at exit, {} cached, all within {} of {}; {} bad frees, {} failed allocations, {} recoveries; at most {} of memory resident",
+        name.to_str().unwrap_or("?"),
         Bytes(stats.used_size),
         stats.used_count,
         Bytes(stats.cached_size),

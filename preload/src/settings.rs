@@ -119,7 +119,8 @@ impl Settings {
         let mut entry = [0u8; 1200];
         let mut len = 0;
         // SAFETY: the path ends with NUL.
-        let fd = unsafe { libc::open(c"/proc/self/environ".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+        let fd =
+            unsafe { libc::open(c"/proc/self/environ".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
         let mut chunk = [0u8; 4096];
         loop {
             // SAFETY: the buffer is valid for its length; a bad descriptor is refused.

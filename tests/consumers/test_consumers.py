@@ -32,11 +32,13 @@ def test_installed_files(install):
     files = {str(path.relative_to(install.prefix)) for path in install.prefix.rglob("*") if not path.is_dir()}
     lib = str(install.lib.relative_to(install.prefix))
     assert files == {
+        "bin/mempool-run",
         "include/mempool.h",
         f"{lib}/libmempool.a",
         f"{lib}/libmempool.so",
         f"{lib}/{SONAME}",
         f"{lib}/libmempool.so.{VERSION}",
+        f"{lib}/libmempool_preload.so",
         f"{lib}/cmake/mempool/mempoolConfig.cmake",
         f"{lib}/cmake/mempool/mempoolConfigVersion.cmake",
         f"{lib}/pkgconfig/mempool.pc",

@@ -176,6 +176,11 @@ def test_a_limit_is_a_limit(pooled):
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"none\n1048576\n", b"")
 
 
+def test_a_report_is_made_though_the_program_has_closed_its_errors(pooled):
+    ended = alone([RUN, "--library", LIBRARY, "--report", "sort", "/dev/null"])
+    assert re.fullmatch(rb"mempool\[\d+\]: sort: \d+ KiB in \d+ blocks live at exit, .* resident\n", ended.stderr)
+
+
 def test_what_is_misspelt_is_said(pooled):
     ended = alone(["env", "MEMPOOL_PRELOAD_SIZE=huge", "MEMPOOL_PRELOAD_SIZ=1G", f"LD_PRELOAD={LIBRARY}", "true"])
     assert ended.returncode == 0
