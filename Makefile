@@ -15,6 +15,9 @@ help:
 	@echo 'make soak   the randomised and timed tests, each for SOAK_SECONDS (60)'
 	@echo 'make bench  builds other allocators and measures the pool beside them; BENCH_FLAGS=--quick takes a minute'
 	@echo 'make tsan   the C programs with threads under the thread sanitizer, where there is a nightly Rust'
+	@echo 'make docs   the manual page, the Rust reference and, where there is doxygen, the C reference, in target/docs'
+	@echo 'make dist   what is released: the installed tree, the Python and the Rust package, in target/dist'
+	@echo 'make dist-check  unpacks each of these elsewhere and uses it there'
 	@echo 'make clean  removes what the others made'
 
 demo:
@@ -43,7 +46,22 @@ bench:
 tsan:
 	@tests/tsan
 
+docs:
+	python3 docs/manual.py $(CARGO_TARGET_DIR)/docs
+	cargo doc --locked --no-deps --package mempool
+	@command -v doxygen >/dev/null || { echo 'doxygen is not here: no C reference'; exit 0; } && \
+	    mkdir -p $(CARGO_TARGET_DIR)/docs && \
+	    printf '%s\n' PROJECT_NAME=mempool INPUT='include README.md' USE_MDFILE_AS_MAINPAGE=README.md QUIET=YES \
+	    OPTIMIZE_OUTPUT_FOR_C=YES EXTRACT_ALL=YES GENERATE_LATEX=NO OUTPUT_DIRECTORY=$(CARGO_TARGET_DIR)/docs | doxygen -
+
+dist: tests/dist.py
+	python3 -c 'import build' 2>/dev/null || { echo 'make dist needs the package build: pip install build'; exit 1; }
+	python3 tests/dist.py make
+
+dist-check:
+	python3 tests/dist.py check
+
 clean:
 	rm -rf $(CARGO_TARGET_DIR) .venv
 
-.PHONY: help demo test soak bench tsan clean
+.PHONY: help demo test soak bench tsan docs dist dist-check clean
