@@ -91,6 +91,11 @@
 #pragma GCC diagnostic ignored "-Wshadow"
 #endif
 
+/* In C++ mempool is a namespace (mempool.hpp), which no structure can share its name with. */
+#ifdef __cplusplus
+#define mempool mempool_handle
+#endif
+
 
 /// Major version of the library that this header belongs to; mempool_version_number tells that
 /// of the library at run time.
@@ -755,6 +760,9 @@ uint32_t mempool_version_number(void);
 }  // extern "C"
 #endif  // __cplusplus
 
+#ifdef __cplusplus
+#undef mempool
+#endif
 #if defined(__cplusplus) && defined(__GNUC__)
 #pragma GCC diagnostic pop
 #endif
