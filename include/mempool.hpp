@@ -75,7 +75,7 @@ enum class errc : int {
 
 namespace detail {
 
-class MEMPOOL_ONE_PER_PROCESS category final : public std::error_category {
+class MEMPOOL_ONE_PER_PROCESS status_category final : public std::error_category {
   public:
     const char *name() const noexcept override { return "mempool"; }
     std::string message(int status) const override { return mempool_strerror(status); }
@@ -97,7 +97,7 @@ class MEMPOOL_ONE_PER_PROCESS category final : public std::error_category {
 } // namespace detail
 
 MEMPOOL_ONE_PER_PROCESS inline const std::error_category &category() noexcept {
-    static const detail::category one;
+    static const detail::status_category one;
     return one;
 }
 
@@ -130,7 +130,7 @@ class bad_alloc : public std::bad_alloc {
 
 namespace detail {
 
-inline std::error_code code_of(mempool_status_t status) noexcept { return {status, mempool::category()}; }
+inline std::error_code code_of(mempool_status_t status) noexcept { return {status, category()}; }
 
 inline std::error_code last_error() noexcept { return code_of(mempool_last_error()); }
 
@@ -684,7 +684,7 @@ class pool {
         element *first = static_cast<element *>(block);
         std::uninitialized_value_construct_n(first, count);
         guard.keep();
-        return unique_ptr<T>(first, deleter<T>{count});
+        return unique_ptr<T>(offset_ptr<element>(first), deleter<T>{count});
     }
 
     // A pointer for others: the same offset in every process. 0 <-> nullptr, and what lies outside.
@@ -1118,7 +1118,7 @@ class mapped_pool {
     // Maps a finished pool: true. There is none, or none yet: false. It looks by reading: who makes
     // one may still make the file shorter, which a mapping would not survive.
     bool attach(detail::open_file &file, std::size_t start, std::error_code &code) noexcept {
-        unsigned char prefix[256];
+        unsigned char prefix[1024]; // of which mempool_peek needs the first few hundred
         std::uint64_t len = 0;
         code.clear();
         std::size_t got = file.read(start, prefix, sizeof prefix);
