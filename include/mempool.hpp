@@ -130,7 +130,10 @@ class bad_alloc : public std::bad_alloc {
 
 namespace detail {
 
-inline std::error_code code_of(mempool_status_t status) noexcept { return {status, category()}; }
+// Success is what std::error_code() is, in no category of ours.
+inline std::error_code code_of(mempool_status_t status) noexcept {
+    return status == MEMPOOL_OK ? std::error_code() : std::error_code(status, category());
+}
 
 inline std::error_code last_error() noexcept { return code_of(mempool_last_error()); }
 
