@@ -782,6 +782,18 @@ void *mempool_find(mempool_t *pool, const char *name);
 ///   or is the root.
 mempool_status_t mempool_unbind(mempool_t *pool, const char *name);
 
+/// Takes a name from a block, if it is this block that has it: mempool_unbind for who has found a
+/// block by its name, which others may have given to another block since. Of several who do so at once
+/// one is OK, and may free the block.
+///
+/// - `name`: as for mempool_bind. `block`: what mempool_find has returned for it.
+/// - Errors: NOT_FOUND (no block has this name, or another has), FOREIGN_POINTER (NULL too),
+///   NOT_ALLOCATED (misaligned), INVALID_ARGUMENT (name is NULL, empty or too long, or pool is NULL),
+///   CORRUPTED. On failure nothing is changed.
+/// - Threads: any, at any time.
+/// - Cost: that of mempool_unbind.
+mempool_status_t mempool_unbind_from(mempool_t *pool, const char *name, const void *block);
+
 /// Shows every name with the offset of its block, in no order that means anything.
 ///
 /// - `visit`: returns whether to go on. `name` is valid until it returns; `context` is passed on to it.

@@ -632,6 +632,7 @@ class pool {
 
     // An object in a block of its own. What its constructor throws comes through, the block freed.
     template <class T, class... Args> T *try_make(std::error_code &code, Args &&...args) const {
+        static_assert(!std::is_array_v<T>, "std::array, or make_unique<T[]>");
         void *block = allocate(sizeof(T), alignof(T), code);
         if (code) {
             return nullptr;
@@ -690,6 +691,129 @@ class pool {
         return unique_ptr<T>(offset_ptr<element>(first), deleter<T>{count});
     }
 
+    // ---- Named objects, which every process finds ----
+    //
+    // A name is given to a finished object as one event, so that find never sees one that is being
+    // made, and nobody ever waits for a constructor:
+    //
+    // - Who dies in the constructor of construct or find_or_construct leaves no name, and the next one
+    //   makes the object. What the dead one had allocated stays so, unfound, like any block of a dead
+    //   process: mempool_reap frees it in a pool with MEMPOOL_OWNER_TAGS. The same goes for who dies
+    //   in destroy once the name is gone.
+    // - When the constructor throws its block is freed, no name is given, and the exception comes through.
+    // - When several make an object of one name at once, each may run a constructor, but one object
+    //   gets the name. The others are destroyed again before any other process could have seen them:
+    //   find_or_construct returns the one that has it, construct says errc::exists.
+    // - Of several who destroy a name at once one does. That nobody uses the object any more is theirs
+    //   to agree on; a name that was given to another object meanwhile stays.
+    //
+    // A named object ends by destroy<T>(name). destroy(object) would call the destructor, and then be
+    // refused with errc::busy, as freeing is to all of a block's holders until it has no name.
+    // Names are 1 to 255 bytes. A block too short for a T, or aligned for less, is errc::incompatible.
+
+    template <class T, class... Args> T *try_construct(std::error_code &code, const char *name, Args &&...args) const {
+        T *taken = find<T>(name, code);
+        if (taken != nullptr || code == errc::incompatible) {
+            code = make_error_code(errc::exists);
+        }
+        return code ? nullptr : make_named<T>(code, name, std::forward<Args>(args)...);
+    }
+    template <class T, class... Args> T *construct(const char *name, Args &&...args) const {
+        std::error_code code;
+        T *object = try_construct<T>(code, name, std::forward<Args>(args)...);
+        check_named(code, name);
+        return object;
+    }
+
+    // nullptr if nothing has this name, which is no error.
+    template <class T> T *find(const char *name, std::error_code &code) const noexcept {
+        for (;;) {
+            void *block = mempool_find(handle_, name);
+            code = block == nullptr ? detail::last_error() : std::error_code();
+            if (code == errc::not_found) {
+                code.clear();
+            }
+            T *object = as<T>(block, code);
+            // What does not look like a T may be no more what the name meant.
+            if (code != errc::incompatible || mempool_find(handle_, name) == block) {
+                return object;
+            }
+        }
+    }
+    template <class T> T *find(const char *name) const {
+        std::error_code code;
+        T *object = find<T>(name, code);
+        check_named(code, name);
+        return object;
+    }
+
+    template <class T, class... Args>
+    T *try_find_or_construct(std::error_code &code, const char *name, Args &&...args) const {
+        for (;;) {
+            T *object = find<T>(name, code);
+            if (object != nullptr || code) {
+                return object;
+            }
+            // Not forwarded: it may be needed again, when who was first has destroyed his by then.
+            object = make_named<T>(code, name, args...);
+            if (code != errc::exists) {
+                return object;
+            }
+        }
+    }
+    template <class T, class... Args> T *find_or_construct(const char *name, Args &&...args) const {
+        std::error_code code;
+        T *object = try_find_or_construct<T>(code, name, args...);
+        check_named(code, name);
+        return object;
+    }
+
+    // Whether there was one.
+    template <class T> bool destroy(const char *name, std::error_code &code) const {
+        T *object = find<T>(name, code);
+        if (object == nullptr) {
+            return false;
+        }
+        code = detail::code_of(mempool_unbind_from(handle_, name, object));
+        if (code == errc::not_found || code == errc::not_allocated) {
+            code.clear(); // somebody else did
+            return false;
+        }
+        if (!code) {
+            destroy(object, code);
+        }
+        return !code;
+    }
+    template <class T> bool destroy(const char *name) const {
+        std::error_code code;
+        bool was_there = destroy<T>(name, code);
+        check_named(code, name);
+        return was_there;
+    }
+
+    // One object that needs no name. nullptr: none.
+    template <class T> void set_root(T *object, std::error_code &code) const noexcept {
+        code = detail::code_of(mempool_set_root(handle_, object));
+    }
+    template <class T> void set_root(T *object) const {
+        std::error_code code;
+        set_root(object, code);
+        detail::check(code, "mempool::pool::set_root");
+    }
+    template <class T> T *root(std::error_code &code) const noexcept {
+        int before = std::exchange(errno, 0);
+        void *block = mempool_root(handle_);
+        code = block == nullptr && errno != 0 ? detail::last_error() : std::error_code();
+        errno = before;
+        return as<T>(block, code);
+    }
+    template <class T> T *root() const {
+        std::error_code code;
+        T *object = root<T>(code);
+        detail::check(code, "mempool::pool::root");
+        return object;
+    }
+
     // A pointer for others: the same offset in every process. 0 <-> nullptr, and what lies outside.
     std::uint64_t offset(const void *pointer) const noexcept { return mempool_offset(handle_, pointer); }
     template <class T = void> T *pointer(std::uint64_t offset) const noexcept {
@@ -717,6 +841,38 @@ class pool {
     }
 
   private:
+    // The arguments may be used twice: for the object, and for another in its stead.
+    template <class T, class... Args> T *make_named(std::error_code &code, const char *name, Args &&...args) const {
+        T *object = try_make<T>(code, std::forward<Args>(args)...);
+        if (object == nullptr) {
+            return nullptr;
+        }
+        void *block = const_cast<std::remove_cv_t<T> *>(object);
+        code = detail::code_of(mempool_bind(handle_, name, block));
+        if (!code) {
+            return object;
+        }
+        std::error_code ignored;
+        destroy(object, ignored);
+        return nullptr;
+    }
+
+    template <class T> T *as(void *block, std::error_code &code) const noexcept {
+        bool is_good = block == nullptr || (mempool_usable_size(handle_, block) >= sizeof(T) &&
+                                            reinterpret_cast<std::uintptr_t>(block) % alignof(T) == 0);
+        if (!is_good) {
+            code = make_error_code(errc::incompatible);
+        }
+        return is_good ? static_cast<T *>(block) : nullptr;
+    }
+
+    static void check_named(const std::error_code &code, const char *name) {
+        if (code == errc::out_of_memory) {
+            detail::raise_no_memory(code);
+        }
+        detail::check(code, name == nullptr ? "a name" : name);
+    }
+
     // Lets the pool say what is wrong with a pointer, and count it. That it should be a block by
     // now is somebody else's new one, too short for what was to be destroyed: it stays.
     void deallocate_bad(void *block, std::error_code &code) const noexcept {
