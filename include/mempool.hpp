@@ -727,15 +727,16 @@ class pool {
 
     // nullptr if nothing has this name, which is no error.
     template <class T> T *find(const char *name, std::error_code &code) const noexcept {
-        for (;;) {
+        for (int looks = 1;; looks++) {
             void *block = mempool_find(handle_, name);
             code = block == nullptr ? detail::last_error() : std::error_code();
             if (code == errc::not_found) {
                 code.clear();
             }
             T *object = as<T>(block, code);
-            // What does not look like a T may be no more what the name meant.
-            if (code != errc::incompatible || mempool_find(handle_, name) == block) {
+            // What does not look like a T may have been one when it was found, and the name be
+            // another's by now; but not again and again.
+            if (code != errc::incompatible || looks == 100) {
                 return object;
             }
         }
