@@ -1,5 +1,4 @@
 // Containers that lie in the pool, and named objects, used by processes that have mapped it at different addresses.
-// also sanitized: -O0 -fsanitize=undefined -fno-sanitize-recover=all
 #include "mempool.hpp"
 
 #include "test.h"
