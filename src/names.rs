@@ -12,7 +12,7 @@
 //!                         3 --> "stats"  11 00 ..
 //!                               child 0 --> "users"  11 00 10 ..
 //!
-//! entry:  0 child 0..3 | 16 hash (u64) | 24 block: its granule | 28 length | 29 name .. | nothing
+//! entry:  0 child 0..3 | 16 hash (u64), lowest byte: the name's length | 24 block: its granule | 28 name
 //! ```
 //!
 //! All below an entry have the bits in common that led to it. So any leaf below can take the place of
@@ -32,11 +32,11 @@ use crate::heap::{Heap, Struck, CHILDREN};
 use crate::layout::Geometry;
 use crate::map::State;
 use crate::region::Region;
+use core::cmp::Ordering;
 
 const HASH_AT: usize = 16;
 const BLOCK_AT: usize = 24;
-const LEN_AT: usize = 28;
-const NAME_AT: usize = 29;
+const NAME_AT: usize = 28;
 /// The longest name in bytes.
 pub const NAME_MAX: usize = 255;
 /// Bits of the hash that choose a child.
@@ -47,12 +47,18 @@ const DEPTH_MAX: usize = (u64::BITS / BITS) as usize + 8;
 /// So many bound blocks are looked at together.
 const BATCH: usize = 512;
 
+/// A name is stored and compared by words.
+const WORD: usize = 4;
+
 const _: () = assert!(CHILDREN * crate::layout::LINK_BYTES == HASH_AT);
+// The last word lies in the name's block: the granule is a multiple of two words.
+const _: () = assert!(NAME_AT % WORD == 0);
 
 /// A name: 1 to 255 bytes, none of them 0.
 #[derive(Clone, Copy)]
 pub struct Name {
-    bytes: [u8; NAME_MAX],
+    /// Zero behind the name.
+    bytes: [u8; NAME_MAX + 1],
     len: u8,
 }
 
@@ -62,7 +68,7 @@ impl Name {
         if bytes.is_empty() || bytes.len() > NAME_MAX || bytes.contains(&0) {
             return Err(Error::Argument("a name has 1 to 255 bytes, none of them 0"));
         }
-        let mut name = Name { bytes: [0; NAME_MAX], len: bytes.len() as u8 };
+        let mut name = Name { bytes: [0; NAME_MAX + 1], len: bytes.len() as u8 };
         name.bytes[..bytes.len()].copy_from_slice(bytes);
         Ok(name)
     }
@@ -72,13 +78,16 @@ impl Name {
         &self.bytes[..usize::from(self.len)]
     }
 
+    /// As words, the last of them filled with zeros.
+    fn words(&self) -> impl Iterator<Item = u32> + '_ {
+        let words = self.bytes.chunks_exact(WORD).take(usize::from(self.len).div_ceil(WORD));
+        words.map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+    }
+
+    /// The lowest byte is the length.
     fn hash(&self, seed: u64) -> u64 {
-        let words = self.bytes().chunks(8).map(|chunk| {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            u64::from_le_bytes(word)
-        });
-        hash::fold([seed, self.len.into()].into_iter().chain(words))
+        let hash = hash::fold([seed].into_iter().chain(self.words().map(u64::from)));
+        hash & !0xff | u64::from(self.len)
     }
 }
 
@@ -89,14 +98,6 @@ pub struct Entry {
     hash: u64,
     /// The block that it names.
     pub block: u32,
-    /// Its name.
-    pub name: Name,
-}
-
-impl Entry {
-    fn key(&self) -> (u64, &[u8]) {
-        (self.hash, self.name.bytes())
-    }
 }
 
 /// Where a name is, or would be.
@@ -149,9 +150,8 @@ impl<'a> Names<'a> {
         self.region.fill(at, HASH_AT, 0);
         self.region.store64(at + HASH_AT, name.hash(self.seed));
         self.region.store32(at + BLOCK_AT, block);
-        self.region.store8(at + LEN_AT, name.len);
-        for (place, &byte) in name.bytes().iter().enumerate() {
-            self.region.store8(at + NAME_AT + place, byte);
+        for (place, word) in name.words().enumerate() {
+            self.region.store32(at + NAME_AT + place * WORD, word);
         }
     }
 
@@ -175,7 +175,10 @@ impl<'a> Names<'a> {
         let is_root = entry.is_some() && self.heap.root() == Some(block);
         let mut reasons = u32::from(is_root);
         let mut last: Option<Entry> = None;
-        while let Some(next) = self.next(last.as_ref().map(Entry::key))? {
+        loop {
+            let is_behind =
+                |entry: &Entry| last.is_none_or(|last| self.compare(entry, &last).is_gt());
+            let Some(next) = self.next(last.map(|last| last.hash), is_behind)? else { break };
             reasons += u32::from(next.block == block && Some(next.granule) != entry);
             if reasons > 1 {
                 return Ok(State::Renamed);
@@ -186,10 +189,13 @@ impl<'a> Names<'a> {
         Ok(if reasons == 1 { State::Named } else { State::Live })
     }
 
-    /// The entry of the next name, in order of their hashes: after this one, which need not be there
-    /// any more. O(log names).
-    pub fn after(&self, name: Option<&Name>) -> Result<Option<Entry>> {
-        self.next(name.map(|name| (name.hash(self.seed), name.bytes())))
+    /// The next name and its block, in order of the names' hashes: after this one, which need not be
+    /// there any more. O(log names).
+    pub fn after(&self, name: Option<&Name>) -> Result<Option<(Name, u32)>> {
+        let is_behind =
+            |entry: &Entry| name.is_none_or(|name| self.words_of(entry).cmp(name.words()).is_gt());
+        let next = self.next(name.map(|name| name.hash(self.seed)), is_behind)?;
+        next.map(|next| Ok((self.name_of(&next)?, next.block))).transpose()
     }
 
     /// Verifies the directory against the map, and the map against it. O(map and names log names, and
@@ -217,10 +223,11 @@ impl<'a> Names<'a> {
 
     fn check_entry(&self, entry: &Entry) -> Result<()> {
         let at = self.geometry.offset(entry.granule);
-        if entry.hash != entry.name.hash(self.seed) {
+        let name = self.name_of(entry)?;
+        if entry.hash != name.hash(self.seed) {
             return self.corrupted("a name does not match its hash", at);
         }
-        let found = self.seek(&entry.name)?.entry;
+        let found = self.seek(&name)?.entry;
         if found.is_none_or(|found| found.granule != entry.granule) {
             return self.corrupted("a name that no way leads to", at);
         }
@@ -233,7 +240,7 @@ impl<'a> Names<'a> {
     /// A link leads nowhere, or to an entry whose name leads to that link.
     fn check_link(&self, link: usize) -> Result<()> {
         let Some(entry) = self.follow(link)? else { return Ok(()) };
-        if self.seek(&entry.name)?.link != link {
+        if self.seek(&self.name_of(&entry)?)?.link != link {
             return self.corrupted("a link leads to a name that belongs elsewhere", link);
         }
         Ok(())
@@ -275,7 +282,7 @@ impl<'a> Names<'a> {
         let (mut link, mut rest) = (self.heap.first_link(), hash);
         for _ in 0..DEPTH_MAX {
             let Some(entry) = self.follow(link)? else { return Ok(Place { link, entry: None }) };
-            if entry.key() == (hash, name.bytes()) {
+            if entry.hash == hash && self.words_of(&entry).eq(name.words()) {
                 return Ok(Place { link, entry: Some(entry) });
             }
             link = self.heap.link(entry.granule, top_bits(rest));
@@ -284,21 +291,26 @@ impl<'a> Names<'a> {
         self.corrupted("names are linked in a circle", link)
     }
 
-    /// The entry with the least key that is greater than this one. The way of its hash passes some that
-    /// are greater; of all others, those right of the way's last fork are the least.
-    fn next(&self, after: Option<(u64, &[u8])>) -> Result<Option<Entry>> {
+    /// The least entry behind one of this hash, in order of hash and name; `is_behind` decides between
+    /// two of the same hash. None of a hash: the first of all. The way of the hash passes some that are
+    /// greater; of all others, those right of the way's last fork are the least.
+    fn next(&self, hash: Option<u64>, is_behind: impl Fn(&Entry) -> bool) -> Result<Option<Entry>> {
+        let is_next = |entry: &Entry| match hash {
+            Some(hash) => entry.hash > hash || entry.hash == hash && is_behind(entry),
+            None => true,
+        };
         let mut least = None;
         let mut right = Some(self.heap.first_link());
-        if let Some(key) = after {
-            let (mut link, mut rest) = (self.heap.first_link(), key.0);
+        if let Some(hash) = hash {
+            let (mut link, mut rest) = (self.heap.first_link(), hash);
             right = None;
             for depth in 0.. {
                 let Some(entry) = self.follow(link)? else { break };
                 if depth == DEPTH_MAX {
                     return self.corrupted("names are linked in a circle", link);
                 }
-                if entry.key() > key {
-                    lessen(&mut least, entry);
+                if is_next(&entry) {
+                    least = Some(self.lesser(least, entry));
                 }
                 let child = top_bits(rest);
                 right = self.first_child(entry.granule, child + 1).or(right);
@@ -309,11 +321,19 @@ impl<'a> Names<'a> {
         for _ in 0..DEPTH_MAX {
             let Some(link) = right else { break };
             let Some(entry) = self.follow(link)? else { break };
-            lessen(&mut least, entry);
+            least = Some(self.lesser(least, entry));
             right = self.first_child(entry.granule, 0);
         }
         // Of damaged entries one may be met that is no greater: nothing may be visited for ever.
-        Ok(least.filter(|least| after.is_none_or(|key| least.key() > key)))
+        Ok(least.filter(is_next))
+    }
+
+    fn lesser(&self, least: Option<Entry>, entry: Entry) -> Entry {
+        least.filter(|least| self.compare(least, &entry).is_lt()).unwrap_or(entry)
+    }
+
+    fn compare(&self, one: &Entry, other: &Entry) -> Ordering {
+        one.hash.cmp(&other.hash).then_with(|| self.words_of(one).cmp(self.words_of(other)))
     }
 
     /// Some entry without children below this one, and its parent; None if it has none itself.
@@ -350,19 +370,32 @@ impl<'a> Names<'a> {
         if bytes <= NAME_AT {
             return self.corrupted(none, from);
         }
-        let mut name = Name { bytes: [0; NAME_MAX], len: self.region.load8(at + LEN_AT) };
-        let len = usize::from(name.len);
+        let hash = self.region.load64(at + HASH_AT);
+        let len = usize::from(hash as u8);
         if len == 0 || NAME_AT + len > bytes {
             return self.corrupted("a name of no length that could be", at);
         }
-        for (place, byte) in name.bytes[..len].iter_mut().enumerate() {
-            *byte = self.region.load8(at + NAME_AT + place);
+        Ok(Entry { granule, hash, block: self.region.load32(at + BLOCK_AT) })
+    }
+
+    /// The name of an entry, by words: as many as its length says that there are.
+    fn words_of(&self, entry: &Entry) -> impl Iterator<Item = u32> + 'a {
+        let (region, at) = (self.region, self.geometry.offset(entry.granule) + NAME_AT);
+        let words = usize::from(entry.hash as u8).div_ceil(WORD);
+        (0..words).map(move |place| region.load32(at + place * WORD))
+    }
+
+    fn name_of(&self, entry: &Entry) -> Result<Name> {
+        let mut name = Name { bytes: [0; NAME_MAX + 1], len: entry.hash as u8 };
+        for (place, word) in name.bytes.chunks_exact_mut(WORD).zip(self.words_of(entry)) {
+            place.copy_from_slice(&word.to_le_bytes());
         }
-        if name.bytes().contains(&0) {
-            return self.corrupted("a name with a byte of 0", at);
+        let rest = &name.bytes[usize::from(name.len)..];
+        if name.bytes().contains(&0) || rest.iter().any(|&byte| byte != 0) {
+            let at = self.geometry.offset(entry.granule);
+            return self.corrupted("a name with a byte of 0, or more behind it", at);
         }
-        let hash = self.region.load64(at + HASH_AT);
-        Ok(Entry { granule, hash, block: self.region.load32(at + BLOCK_AT), name })
+        Ok(name)
     }
 
     fn must_be_bound(&self, entry: &Entry) -> Result<()> {
@@ -408,10 +441,4 @@ impl<'a> Names<'a> {
 /// The child that a hash chooses, of which some bits are used up.
 fn top_bits(rest: u64) -> usize {
     (rest >> (u64::BITS - BITS)) as usize
-}
-
-fn lessen(least: &mut Option<Entry>, entry: Entry) {
-    if least.as_ref().is_none_or(|least| entry.key() < least.key()) {
-        *least = Some(entry);
-    }
 }
