@@ -570,7 +570,8 @@ class pool {
         mine.known_.begin = reinterpret_cast<std::uintptr_t>(first);
         mine.known_.end = reinterpret_cast<std::uintptr_t>(buffer) + static_cast<std::uintptr_t>(end);
         mine.known_.handle = handle;
-        mine.known_.align = is_sound ? static_cast<std::size_t>(stats.align) : 8; // the least that there is
+        // The least that there is, if it cannot tell; by address no more than a page, however large the granule.
+        mine.known_.align = is_sound ? std::min(static_cast<std::size_t>(stats.align), std::size_t{4096}) : 8;
         mine.entry_ = detail::attached.add(mine.known_);
         if (mine.entry_ == nullptr) {
             code = make_error_code(errc::out_of_memory);
@@ -602,6 +603,7 @@ class pool {
     // The pool's first byte in this process, the buffer's but for the option `start`.
     void *begin() const noexcept { return reinterpret_cast<void *>(known_.begin); }
     std::size_t size() const noexcept { return known_.end - known_.begin; }
+    // What every block's address is a multiple of.
     std::size_t align() const noexcept { return known_.align; }
     bool contains(const void *pointer) const noexcept {
         return reinterpret_cast<std::uintptr_t>(pointer) - known_.begin < size();

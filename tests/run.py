@@ -90,7 +90,7 @@ def runners():
     ]  # fmt: skip
     return [
         # With debug assertions and overflow checks; then optimised, with the C programs.
-        Runner("the library, debug", [*cargo, "--package", "mempool"], count_cargo),
+        Runner("the library, debug", [*cargo, "--package", "mempool", "--features", "allocator-api2"], count_cargo),
         Runner("the library, the C programs", [*cargo, "--release", "--workspace", *quick], count_cargo),
         Runner("Python", pytest("python/tests"), count_pytest),
         Runner("consumers, the README's code", pytest("tests/consumers", "tests/readme"), count_pytest),
