@@ -21,6 +21,7 @@ constexpr std::size_t size = 1 << 20;
 unsigned steps;                 // taken so far
 unsigned die_at = ~0u;          // the step at which this process dies
 bool disk_is_full;
+void (*before_locking)();       // done once, when a lock is asked for
 
 void step() {
     if (steps++ == die_at) {
@@ -38,7 +39,12 @@ template <class... Arguments> long call(long number, Arguments... arguments) {
 } // namespace
 
 extern "C" {
-int flock(int file, int operation) noexcept { return static_cast<int>(call(SYS_flock, file, operation)); }
+int flock(int file, int operation) noexcept {
+    if (before_locking != nullptr && operation == LOCK_EX) {
+        std::exchange(before_locking, nullptr)();
+    }
+    return static_cast<int>(call(SYS_flock, file, operation));
+}
 int ftruncate(int file, off_t len) noexcept { return static_cast<int>(call(SYS_ftruncate, file, len)); }
 int fallocate(int file, int mode, off_t at, off_t len) {
     // Of a full disk some is there before it is full.
@@ -107,11 +113,13 @@ std::error_code code_of_create(const place &where, std::size_t len = size) {
     return code;
 }
 
-// A pool like any other, with memory behind all of it.
+// A pool like any other, with memory behind all of it, and nobody's lock on it.
 void check_made(const mapped_pool &mapped, const place &where, bool created, std::size_t len = size) {
     CHECK(mapped.created() == created && mapped.size() == len && mapped->size() == len);
     mapped->check();
     CHECK(static_cast<std::size_t>(stat_of(where).st_blocks) * 512 >= len);
+    int file = where.open(O_RDWR, 0);
+    CHECK(flock(file, LOCK_EX | LOCK_NB) == 0 && close(file) == 0);
     std::error_code code;
     void *block = mapped->allocate(len / 2, 8, code);
     CHECK(block != nullptr);
@@ -236,6 +244,42 @@ void test_copy(const place &where) {
     write_file(of_copy.where, bytes.substr(0, 4096), 0, size);
     CHECK(bytes == read_file(of_copy.where)); // nothing but zeros was left out
     check_made(mapped_pool::open(of_copy.where), of_copy.where, false);
+}
+
+// The file that was opened is removed before it is locked, and perhaps another made in its place: that one counts.
+void test_removed_meanwhile(const place &where) {
+    static place there = where;
+    static std::uint64_t pool_id;
+    there = where;
+    scratch ended(where);
+    before_locking = [] { CHECK(mapped_pool::remove(there)); };
+    mapped_pool mapped = mapped_pool::open_or_create(where, size);
+    check_made(mapped, where, true);
+    CHECK(mapped_pool::open(where)->stats().pool_id == mapped->stats().pool_id);
+
+    CHECK(mapped_pool::remove(where));
+    before_locking = [] {
+        CHECK(mapped_pool::remove(there));
+        pool_id = mapped_pool::create(there, size)->stats().pool_id;
+    };
+    mapped = mapped_pool::open_or_create(where, size);
+    CHECK(!mapped.created() && mapped->stats().pool_id == pool_id);
+
+    CHECK(mapped_pool::remove(where));
+    write_file(where, "", 0, 0);
+    before_locking = [] { CHECK(mapped_pool::remove(there)); };
+    CHECK(code_of_open(where) == std::errc::no_such_file_or_directory);
+    CHECK(before_locking == nullptr);
+}
+
+// Somebody else made the pool between open and lock: for create it is there.
+void test_overtaken(const place &where) {
+    static place there = where;
+    there = where;
+    scratch ended(where);
+    before_locking = [] { mapped_pool::open_or_create(there, size); };
+    CHECK(code_of_create(where) == mempool::errc::exists);
+    check_made(mapped_pool::open(where), where, false);
 }
 
 // ---- Deaths: at each step of the way ----
@@ -368,6 +412,8 @@ int main() {
         test_options(where);
         test_leftovers(where);
         test_refusals(where);
+        test_removed_meanwhile(where);
+        test_overtaken(where);
     }
     test_copy(shm);
     test_deaths(shm);
