@@ -1,5 +1,6 @@
 //! Makes what the tests run: the ABI test from the header and `src/declared.rs`, the library as it
-//! is shipped, and each C program in `programs/` twice, with the static and the shared library.
+//! is shipped, and each C program in `programs/` twice, with the static and the shared library. A
+//! line `// also NAME: FLAGS` in a program has it built once more in that way, with the static one.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -133,50 +134,57 @@ fn build_programs(static_library: &Path, out: &Path) {
     thread::scope(|scope| {
         for source in &sources {
             let name = source.file_stem().unwrap().to_str().unwrap();
+            let program = out.join("programs").join(name);
             write!(
                 tests,
                 "mod {name} {{\n\
                      #[test] fn with_the_static_library() {{ super::run(\"{name}-static\") }}\n\
-                     #[test] fn with_the_shared_library() {{ super::run(\"{name}-shared\") }}\n\
-                 }}\n"
+                     #[test] fn with_the_shared_library() {{ super::run(\"{name}-shared\") }}\n"
             )
             .unwrap();
-            scope.spawn(move || {
-                build_program(source, &out.join("programs").join(name), static_library, out)
-            });
+            for (way, flags) in other_ways(source) {
+                writeln!(tests, "#[test] fn {way}() {{ super::run(\"{name}-{way}\") }}").unwrap();
+                let program = named(&program, &format!("-{way}"));
+                scope.spawn(move || build_in_a_way(source, &program, &flags, static_library));
+            }
+            tests.push_str("}\n");
+            scope.spawn(move || build_program(source, &program, static_library, out));
         }
     });
     fs::write(out.join("programs.rs"), tests).unwrap();
 }
 
+/// What the lines `// also NAME: FLAGS` of a program say.
+fn other_ways(source: &Path) -> Vec<(String, Vec<String>)> {
+    let text = fs::read_to_string(source).unwrap();
+    let ways = text.lines().filter_map(|line| line.strip_prefix("// also "));
+    ways.map(|way| {
+        let (name, flags) = way.split_once(": ").expect("// also NAME: FLAGS");
+        (name.to_owned(), flags.split_whitespace().map(str::to_owned).collect())
+    })
+    .collect()
+}
+
+fn build_in_a_way(source: &Path, program: &Path, flags: &[String], static_library: &Path) {
+    let object = named(program, ".o");
+    compile(source, &object, flags);
+    let mut link = compiler(source).to_command();
+    run(link.arg(&object).args(flags).arg(static_library).args(NATIVE_LIBS).arg("-o").arg(program));
+}
+
 fn build_program(source: &Path, program: &Path, static_library: &Path, out: &Path) {
-    let is_cpp = source.extension() == Some(OsStr::new("cc"));
-    let compiler = cc::Build::new().cpp(is_cpp).get_compiler();
-    let named = |suffix: &str| {
-        let mut name = program.as_os_str().to_owned();
-        name.push(suffix);
-        name
-    };
-    let object = named(".o");
-    run(compiler
-        .to_command()
-        .args(if is_cpp { &CPP[..] } else { &C[..] })
-        .args(WARNINGS)
-        .args(COMMON)
-        .arg("-c")
-        .arg(source)
-        .arg("-o")
-        .arg(&object));
-    run(compiler
+    let object = named(program, ".o");
+    compile(source, &object, &[]);
+    run(compiler(source)
         .to_command()
         .arg(&object)
         .arg(static_library)
         .args(NATIVE_LIBS)
         .arg("-o")
-        .arg(named("-static")));
+        .arg(named(program, "-static")));
     let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
     rpath.push(out.join("shared"));
-    run(compiler
+    run(compiler(source)
         .to_command()
         .arg(&object)
         .arg("-L")
@@ -184,7 +192,29 @@ fn build_program(source: &Path, program: &Path, static_library: &Path, out: &Pat
         .args(["-lmempool", "-pthread"])
         .arg(rpath)
         .arg("-o")
-        .arg(named("-shared")));
+        .arg(named(program, "-shared")));
+}
+
+/// Later flags win.
+fn compile(source: &Path, object: &Path, flags: &[String]) {
+    let language = if is_cpp(source) { &CPP[..] } else { &C[..] };
+    let mut command = compiler(source).to_command();
+    command.args(language).args(WARNINGS).args(COMMON).args(flags);
+    run(command.arg("-c").arg(source).arg("-o").arg(object));
+}
+
+fn compiler(source: &Path) -> cc::Tool {
+    cc::Build::new().cpp(is_cpp(source)).get_compiler()
+}
+
+fn is_cpp(source: &Path) -> bool {
+    source.extension() == Some(OsStr::new("cc"))
+}
+
+fn named(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 fn run(command: &mut Command) {

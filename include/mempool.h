@@ -91,6 +91,11 @@
 #pragma GCC diagnostic ignored "-Wshadow"
 #endif
 
+/* In C++ mempool is a namespace (mempool.hpp), which no structure can share its name with. */
+#ifdef __cplusplus
+#define mempool mempool_handle
+#endif
+
 
 /// Major version of the library that this header belongs to; mempool_version_number tells that
 /// of the library at run time.
@@ -777,6 +782,18 @@ void *mempool_find(mempool_t *pool, const char *name);
 ///   or is the root.
 mempool_status_t mempool_unbind(mempool_t *pool, const char *name);
 
+/// Takes a name from a block, if it is this block that has it: mempool_unbind for who has found a
+/// block by its name, which others may have given to another block since. Of several who do so at once
+/// one is OK, and may free the block.
+///
+/// - `name`: as for mempool_bind. `block`: what mempool_find has returned for it.
+/// - Errors: NOT_FOUND (no block has this name, or another has), FOREIGN_POINTER (NULL too),
+///   NOT_ALLOCATED (misaligned), INVALID_ARGUMENT (name is NULL, empty or too long, or pool is NULL),
+///   CORRUPTED. On failure nothing is changed.
+/// - Threads: any, at any time.
+/// - Cost: that of mempool_unbind.
+mempool_status_t mempool_unbind_from(mempool_t *pool, const char *name, const void *block);
+
 /// Shows every name with the offset of its block, in no order that means anything.
 ///
 /// - `visit`: returns whether to go on. `name` is valid until it returns; `context` is passed on to it.
@@ -839,6 +856,9 @@ uint32_t mempool_version_number(void);
 }  // extern "C"
 #endif  // __cplusplus
 
+#ifdef __cplusplus
+#undef mempool
+#endif
 #if defined(__cplusplus) && defined(__GNUC__)
 #pragma GCC diagnostic pop
 #endif

@@ -1201,6 +1201,28 @@ pub unsafe extern "C" fn mempool_unbind(
     status("mempool_unbind", result)
 }
 
+/// Takes a name from a block, if it is this block that has it: mempool_unbind for who has found a
+/// block by its name, which others may have given to another block since. Of several who do so at once
+/// one is OK, and may free the block.
+///
+/// - `name`: as for mempool_bind. `block`: what mempool_find has returned for it.
+/// - Errors: NOT_FOUND (no block has this name, or another has), FOREIGN_POINTER (NULL too),
+///   NOT_ALLOCATED (misaligned), INVALID_ARGUMENT (name is NULL, empty or too long, or pool is NULL),
+///   CORRUPTED. On failure nothing is changed.
+/// - Threads: any, at any time.
+/// - Cost: that of mempool_unbind.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_unbind_from(
+    pool: *mut mempool_t,
+    name: *const c_char,
+    block: *const c_void,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle; NULL or a C string.
+    let result =
+        unsafe { handle(pool).and_then(|pool| pool.unbind_from(read_name(name)?, block.cast())) };
+    status("mempool_unbind_from", result)
+}
+
 /// Shows every name with the offset of its block, in no order that means anything.
 ///
 /// - `visit`: returns whether to go on. `name` is valid until it returns; `context` is passed on to it.

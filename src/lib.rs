@@ -21,6 +21,51 @@
 //! # Ok::<(), mempool::Error>(())
 //! ```
 //!
+//! # A tour
+//!
+//! Processes pass blocks on as offsets, or find them by names; typed slices save casts; and with the
+//! feature `allocator-api2` a pool is the allocator of a process's own collections.
+//!
+//! ```
+//! use mempool::{Options, Pool, State};
+//!
+//! # let mut buffer = vec![0u64; 32 * 1024];
+//! # let (memory, len) = (buffer.as_mut_ptr().cast::<u8>(), 256 * 1024);
+//! // Whoever comes first makes the pool. This is one memory of zeros, mapped once; other processes
+//! // have it at other addresses.
+//! // SAFETY: the buffer outlives both handles, and nothing else uses it.
+//! let (mine, created) = unsafe { Pool::open(memory, len, &Options::default()) }?;
+//! let (others, again) = unsafe { Pool::open(memory, len, &Options::default()) }?;
+//! assert!(created && !again);
+//!
+//! // A slice of 100 numbers, by its name and by its offset.
+//! let mut numbers = mine.alloc_slice::<u32>(100)?;
+//! // SAFETY: nobody else knows the block yet.
+//! unsafe { numbers.as_mut() }.iter_mut().for_each(|number| _ = number.write(7));
+//! mine.bind("numbers", numbers.cast().as_ptr())?;
+//! let found = others.find("numbers")?;
+//! assert_eq!(others.pointer(mine.offset(numbers.cast().as_ptr())), found.as_ptr());
+//! // SAFETY: a live block of 400 bytes, all written.
+//! assert_eq!(unsafe { *found.cast::<u32>().add(99).as_ref() }, 7);
+//!
+//! // What has a name cannot be freed; what is freed, not again.
+//! // SAFETY: nobody uses the block from here on.
+//! assert!(unsafe { others.free(found.as_ptr()) }.is_err());
+//! others.unbind("numbers")?;
+//! unsafe { others.free(found.as_ptr()) }?;
+//! assert!(unsafe { mine.free(found.as_ptr()) }.is_err());
+//!
+//! // Looking inside.
+//! let mut live = 0;
+//! mine.walk(&mut |block| {
+//!     live += u32::from(block.state == State::Live);
+//!     true
+//! })?;
+//! assert_eq!((live, mine.stats()?.used_count, mine.stats()?.rejected_frees), (0, 0, 2));
+//! mine.check()?;
+//! # Ok::<(), mempool::Error>(())
+//! ```
+//!
 //! # The map of the house
 //!
 //! Each layer uses only those above it in this table; what does not say `unsafe` forbids it.

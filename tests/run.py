@@ -98,7 +98,7 @@ def runners():
         "--config", "profile.release.package.generator.opt-level=3",
     ]  # fmt: skip
     # With debug assertions and overflow checks; and optimised, with the C programs.
-    debug = Runner("debug", [*cargo, "--package", "mempool"], count_cargo)
+    debug = Runner("debug", [*cargo, "--package", "mempool", "--features", "allocator-api2"], count_cargo)
     release = Runner("release", [*cargo, "--release", "--workspace", *quick], count_cargo)
     builds = [
         Runner("build debug", [*debug.command, "--no-run"], None),

@@ -1,4 +1,4 @@
-/* What the C programs share: time, random numbers, stamped memory, processes, and what a pool must look like when no
+/* What the C programs share, and the C++ ones: time, random numbers, stamped memory, processes, and what a pool must look like when no
  * call is in flight. A program is one translation unit, so everything is static inline. */
 #ifndef MEMPOOL_TEST_H
 #define MEMPOOL_TEST_H
@@ -9,13 +9,23 @@
 
 #include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #include "check.h"
+
+#ifdef __cplusplus
+#include <atomic>
+using std::atomic_load;
+using std::atomic_uint;
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wold-style-cast"
+#pragma GCC diagnostic ignored "-Wzero-as-null-pointer-constant"
+#else
+#include <stdatomic.h>
+#endif
 
 #define KIB ((size_t)1024)
 #define MIB (1024 * KIB)
@@ -246,7 +256,7 @@ static inline mempool_stats_t check_quiet_from(mempool_t *pool, uint64_t start)
     CHECK(s.available == s.free_size + s.cached_size + (end - s.top));
     CHECK(s.largest_free <= s.available);
 
-    struct tally t = {.end = 0};
+    struct tally t = {{0}, {0}, 0};
     OK(mempool_walk(pool, tally_visit, &t));
     CHECK(t.end <= end);
     CHECK(t.count[MEMPOOL_BLOCK_LIVE] == s.used_count && t.size[MEMPOOL_BLOCK_LIVE] == s.used_size);
@@ -303,5 +313,9 @@ static inline uint64_t free_by_walk(mempool_t *pool)
     OK(mempool_walk(pool, sweep_visit, &sweep));
     return sweep.freed;
 }
+
+#ifdef __cplusplus
+#pragma GCC diagnostic pop
+#endif
 
 #endif

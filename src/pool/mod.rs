@@ -6,6 +6,7 @@ mod names;
 mod reap;
 mod recover;
 mod slot;
+mod typed;
 
 use crate::check;
 use crate::class;

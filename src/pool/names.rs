@@ -65,6 +65,20 @@ impl Handle {
         self.locked(|heap| self.directory(heap).strike(&name))
     }
 
+    /// [`Handle::unbind`], if it is this block that has the name: else [`Error::NotFound`], and nothing
+    /// is changed. For who found a block by a name that others may have given to another since.
+    pub fn unbind_from(&self, name: impl AsRef<[u8]>, block: *const u8) -> Result<()> {
+        let name = Name::new(name.as_ref())?;
+        let granule = self.granule(block)?;
+        self.locked(|heap| {
+            let names = self.directory(heap);
+            if names.find(&name)? != Some(granule) {
+                return Err(Error::NotFound("this block has no such name"));
+            }
+            names.strike(&name)
+        })
+    }
+
     /// Shows all names and the offsets of their blocks, in no order that means anything, until told
     /// to stop. No lock is held meanwhile: the visitor may call anything, and what comes or goes under
     /// way is seen once or not at all. O(names log names).

@@ -10,7 +10,9 @@ HERE = SOURCE / "tests" / "consumers"
 MAJOR, MINOR, PATCH = (int(part) for part in VERSION.split("."))
 SONAME = "libmempool.so." + (f"0.{MINOR}" if MAJOR == 0 else str(MAJOR))
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-COMPILERS = {"c": ["cc", "-std=c11"], "cpp": ["c++", "-std=c++17"]}
+COMPILERS = {"c": ["cc", "-std=c11"], "cpp": ["c++", "-std=c++17"], "containers": ["c++", "-std=c++17"]}
+SOURCES = {"c": "main.c", "cpp": "main.cpp", "containers": "containers.cpp"}
+LANGUAGES = list(SOURCES)
 
 
 def needed(binary):
@@ -36,6 +38,7 @@ def test_installed_files(install):
     assert files - manual == {
         "bin/mempool-run",
         "include/mempool.h",
+        "include/mempool.hpp",
         f"{lib}/libmempool.a",
         f"{lib}/libmempool.so",
         f"{lib}/{SONAME}",
@@ -93,14 +96,14 @@ def by_cmake(tmp_path_factory, install, build):
     return build_once
 
 
-@pytest.mark.parametrize("language", ["c", "cpp"])
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("target", ["mempool", "static"])
 @pytest.mark.parametrize("way", ["find_package", "add_subdirectory", "FetchContent"])
 def test_cmake(by_cmake, way, target, language):
     check_program(by_cmake(way) / f"{language}-{target}", shared=target == "mempool")
 
 
-@pytest.mark.parametrize("language", ["c", "cpp"])
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("kind", ["shared", "static", "fully-static"])
 def test_pkg_config(install, tmp_path, kind, language):
     """`fully-static` is what `cc -static` makes; `static` takes the archive alone and the rest of the system shared."""
@@ -115,7 +118,7 @@ def test_pkg_config(install, tmp_path, kind, language):
         flags.append("-static")
 
     program = tmp_path / "program"
-    run(*COMPILERS[language], *WARNINGS, HERE / f"main.{language}", *flags, "-o", program)
+    run(*COMPILERS[language], *WARNINGS, HERE / SOURCES[language], *flags, "-o", program)
     check_program(program, shared=kind == "shared", env=install.env if kind == "shared" else None)
     if kind == "fully-static":
         assert needed(program) == []
