@@ -337,14 +337,14 @@ class Pool:
             return self.malloc(size)
         size = _size(size)
         handle = self.need_open()
-        block.need_live()
+        self._need_mine(block)
         block.need_settled(None, "resized")
         block.finish(None)
         self._claim(block)
         address = _library.mempool_realloc(handle, self.address(block), size)
         if not address:
             error = errors.last()
-            block.pool._blocks[block.offset] = block
+            self._blocks[block.offset] = block
             raise error
         block.move(self._offset(address), size)
         self._enter(block)
@@ -472,7 +472,7 @@ class Pool:
         dtype, _ = arrays.form_of(array)
         kind, form = arrays.Kind(dtype), arrays.shape_of(shape)
         size, handle = _size(kind.nbytes(form)), self.need_open()
-        block.need_live()
+        self._need_mine(block)
         block.need_settled(given, "resized")
         self._claim(block)
         address = _library.mempool_realloc(handle, self.address(block), size)
@@ -490,9 +490,7 @@ class Pool:
     def give(self, thing: Any) -> Gift:
         """Ends this process's use of a block or an array and makes a Gift of it, to be sent to whoever takes it."""
         block, given = self._resolve(thing)
-        block.need_live()
-        if block.pool is not self:
-            raise errors.ForeignPointer("the block is another pool's")
+        self._need_mine(block)
         form = None if given is None else arrays.form_of(given)
         block.need_settled(given, "given away")
         self._claim(block)
@@ -713,6 +711,11 @@ class Pool:
         if self._blocks.pop(block.offset, None) is not block:
             block.need_live()
             raise errors.NotAllocated(f"the block at offset {block.offset} is being ended by another thread")
+
+    def _need_mine(self, block: Block) -> None:
+        block.need_live()
+        if block.pool is not self:
+            raise errors.ForeignPointer(f"the block at offset {block.offset} is another pool's")
 
     def _resolve(self, thing: Any) -> Tuple[Block, Any]:
         """The block, and the array or view by which it was named, if it was."""
