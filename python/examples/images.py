@@ -51,7 +51,7 @@ def pool_receive(gift):
 
 
 def pickle_worker(todo, done):
-    for image in iter(todo.get, None):
+    while (image := todo.get()) is not None:
         invert(image)
         done.put(image)
 
@@ -113,14 +113,13 @@ def process(way, shape, count, workers, start="fork"):
             worker.start()
 
         def run(images):
-            wrong = total = 0
+            total = 0
             for number in range(images + UNDER_WAY):
                 if number >= UNDER_WAY:
                     total += receive(done.get())
                 if number < images:
                     todo.put(send(pool, shape, number % 251))
-            wrong = total != sum(255 - number % 251 for number in range(images))
-            if wrong:
+            if total != sum(255 - number % 251 for number in range(images)):
                 raise SystemExit(f"{way}: the images came back wrong")
 
         run(UNDER_WAY)  # everyone has begun, and the memory been touched
