@@ -392,7 +392,8 @@ mempool_status_t mempool_release(mempool_t *pool);
 /// handed out again since.
 ///
 /// - `block`: from this pool, got by any process; NULL is OK and does nothing.
-/// - Errors: FOREIGN_POINTER, NOT_ALLOCATED, INVALID_ARGUMENT (pool is NULL).
+/// - Errors: FOREIGN_POINTER, NOT_ALLOCATED, BUSY (it has a name, or is the root; counted, too),
+///   INVALID_ARGUMENT (pool is NULL).
 /// - Threads: any, at any time. A block that fits the thread's cache takes no lock.
 /// - Cost: O(1); O(a magazine of 60 blocks) when what threads cache has reached its bound.
 mempool_status_t mempool_free(mempool_t *pool, void *block);
@@ -458,8 +459,8 @@ void *mempool_aligned_alloc(mempool_t *pool, size_t alignment, size_t size) MEMP
 ///
 /// - `block`: NULL = mempool_malloc. `size`: bytes; 0 is an error, and the block stays.
 /// - Returns the block, moved or not, or NULL with errno EINVAL: size is 0, block is no live
-///   block (mempool_last_error says which way), or pool is NULL; ENOMEM: no free run fits. On
-///   failure the block is as it was.
+///   block (mempool_last_error says which way), or pool is NULL; ENOMEM: no free run fits; EBUSY: the
+///   block would have to move, and it has a name or is the root. On failure the block is as it was.
 /// - Threads: any, at any time; the block must not be used by others meanwhile.
 /// - Cost: O(1) in place; else that of mempool_malloc, and of copying the block.
 void *mempool_realloc(mempool_t *pool, void *block, size_t size) MEMPOOL_BLOCK(3);
@@ -519,13 +520,15 @@ mempool_status_t mempool_calloc_to(mempool_t *pool, size_t count, size_t size, u
 /// - Errors: those of mempool_free for what the slot holds, which are counted in `rejected_frees`:
 ///   FOREIGN_POINTER, NOT_ALLOCATED; the same for a slot outside the pool's blocks (NULL too),
 ///   misaligned or in no live block; INVALID_ARGUMENT (the slot lies in the block that it names, or
-///   pool is NULL); BUSY (somebody else changes the slot). On failure nothing is changed.
+///   pool is NULL); BUSY (the block has a name, or is the root; or somebody else changes the slot). On failure nothing is changed.
 /// - Threads: any, at any time; of several at once for one slot, one frees and the others find 0.
 /// - Cost: O(1) under the pool's lock, and the way to the start of the slot's block, as for
 ///   mempool_malloc_to.
-mempool_status_t mempool_free_from(mempool_t *pool, uint64_t *slot);
+mempool_status_t mempool_free_from(mempool_t *pool,
+                                   uint64_t *slot);
 
-/// Frees all blocks at once. The pool's id and its counters since init stay.
+/// Frees all blocks at once, and with them all names and the root. The pool's id and its counters since
+/// init stay.
 ///
 /// - Errors: INVALID_ARGUMENT (pool is NULL).
 /// - Threads: nobody, in any process, may be inside a call on this pool, and no block may be
@@ -611,7 +614,7 @@ mempool_status_t mempool_inspect(const void *buffer,
 
 /// Tells from a pool's first bytes how long a mapping it needs.
 ///
-/// - `prefix`: `n` bytes read or mapped from the buffer, anywhere in memory; the first 256 from
+/// - `prefix`: `n` bytes read or mapped from the buffer, anywhere in memory; the first 272 from
 ///   the option `start` on are enough. `*len`: bytes from the buffer's first; 0 on failure.
 /// - Errors: NOT_A_POOL (or too few bytes to tell), INCOMPATIBLE, CORRUPTED, INVALID_ARGUMENT.
 /// - Threads: any, at any time.
@@ -655,7 +658,7 @@ mempool_status_t mempool_recover(mempool_t *pool, uint64_t *recovered);
 ///
 /// - `pid`: the process, 0 = all of the dead. One that never owned a block is OK, nothing is freed.
 /// - `visit`: sees each block before it goes; no lock is held, it may call any function. NULL frees
-///   all. `context` is passed on to it. `*reaped`: what was done, all 0 on failure; may be NULL.
+///   all. One that has a name, or is the root, is kept whatever it says. `context` is passed on to it. `*reaped`: what was done, all 0 on failure; may be NULL.
 /// - Errors: BUSY (the process lives; or processes of several pid namespaces use the pool, so no
 ///   death can be told), INVALID_ARGUMENT (the pool is without MEMPOOL_OWNER_TAGS or NULL, pid is
 ///   negative), CORRUPTED. What was freed before an error stays freed.
@@ -704,6 +707,87 @@ mempool_status_t mempool_owner_of(const mempool_t *pool, const void *block, memp
 /// - Threads: any, at any time.
 /// - Cost: O(1); at a process's first call what mempool_malloc costs then.
 mempool_status_t mempool_label(mempool_t *pool, uint64_t label);
+
+/// Makes a block the pool's root, which mempool_root returns in every process: the one that a
+/// structure begins with, say. It takes the place of the root before, if there is one, as one event:
+/// whoever dies at whatever instruction, the one is the root, or the other.
+///
+/// As long as a block is the root, or has a name, calls that would free it are refused with
+/// MEMPOOL_ERR_BUSY (mempool_free, _free_sized, _free_from, and _realloc where it would move the
+/// block) and change nothing; mempool_reap keeps it. All else can be done with it: its slots can be
+/// filled, it can grow and shrink where it is. mempool_free_all ends all names and the root, too.
+///
+/// - `block`: a live block of this pool, made by any process; NULL = there is no root any more.
+/// - Errors: FOREIGN_POINTER, NOT_ALLOCATED (also if it is being reaped), INVALID_ARGUMENT (pool is
+///   NULL), CORRUPTED. On failure the root is as it was.
+/// - Threads: any, at any time; nobody may free the block meanwhile.
+/// - Cost: O(1) under the pool's lock; O(all names) if the block that was the root has a name, too.
+mempool_status_t mempool_set_root(mempool_t *pool, void *block);
+
+/// The pool's root, which some process has set with mempool_set_root.
+///
+/// - Returns the block, or NULL: if there is no root, which is no failure and leaves errno as it was
+///   (set it to 0 before the call to tell), or with errno EINVAL (pool is NULL, or the pool is gone)
+///   or EIO (corrupted).
+/// - Threads: any, at any time. The block is there until another becomes the root, and is freed: that
+///   nobody does so under those who use it is theirs to agree on.
+/// - Cost: O(1) under the pool's lock.
+void *mempool_root(mempool_t *pool);
+
+/// Gives a block a name, by which mempool_find knows it in every process, as one event: whoever dies
+/// at whatever instruction, the block has the name, or nothing has happened. When many give one name
+/// at once exactly one does, and the others are told EXISTS.
+///
+/// A block may have several names, and be the root. Until it has none any more it cannot be freed:
+/// see mempool_set_root.
+///
+/// Each name takes a block of the pool's own, of 29 bytes and the name's, rounded up to `align`; it
+/// counts as overhead in mempool_stats.
+///
+/// - `name`: a C string of 1 to 255 bytes, which may be any; it is copied. `block`: a live block of
+///   this pool, made by any process.
+/// - Errors: EXISTS (some block has this name, be it this one), OUT_OF_MEMORY, FOREIGN_POINTER (NULL
+///   too), NOT_ALLOCATED (also if it is being reaped), INVALID_ARGUMENT (name is NULL, empty or too
+///   long, or pool is NULL), CORRUPTED. On failure nothing is changed.
+/// - Threads: any, at any time; nobody may free the block meanwhile.
+/// - Cost: O(log of the number of names) under the pool's lock, and that of a mempool_malloc.
+mempool_status_t mempool_bind(mempool_t *pool, const char *name, void *block);
+
+/// The block that has a name.
+///
+/// - `name`: as for mempool_bind.
+/// - Returns the block, or NULL with errno ENOENT (no block has this name: mempool_last_error says
+///   NOT_FOUND), EINVAL (name is NULL, empty or too long; pool is NULL, or the pool is gone) or EIO
+///   (corrupted).
+/// - Threads: any, at any time. The block is there until somebody takes the name from it and frees it:
+///   that nobody does so under those who use it is theirs to agree on.
+/// - Cost: O(log of the number of names) under the pool's lock.
+void *mempool_find(mempool_t *pool, const char *name);
+
+/// Takes a name from its block, as one event: whoever dies at whatever instruction, the block has the
+/// name still, or it has it no more. The block stays; once it has no name, and is not the root, it can
+/// be freed. The name can be given again.
+///
+/// - `name`: as for mempool_bind.
+/// - Errors: NOT_FOUND (no block has this name), INVALID_ARGUMENT (name is NULL, empty or too long, or
+///   pool is NULL), CORRUPTED. On failure nothing is changed.
+/// - Threads: any, at any time; of several at once for one name one is OK, the others are told
+///   NOT_FOUND.
+/// - Cost: O(log of the number of names) under the pool's lock; O(all names) if the block has others,
+///   or is the root.
+mempool_status_t mempool_unbind(mempool_t *pool, const char *name);
+
+/// Shows every name with the offset of its block, in no order that means anything.
+///
+/// - `visit`: returns whether to go on. `name` is valid until it returns; `context` is passed on to it.
+/// - Errors: INVALID_ARGUMENT (pool or visit is NULL), CORRUPTED.
+/// - Threads: any, at any time. No lock is held during visit, which may call any function,
+///   mempool_unbind of this name included; names that come or go meanwhile are seen once or missed,
+///   all others are seen once.
+/// - Cost: O(log of the number of names) under the pool's lock for each, and what visit costs.
+mempool_status_t mempool_names(mempool_t *pool,
+                               bool (*visit)(const char *name, uint64_t offset, void *context),
+                               void *context);
 
 /// The least length that mempool_init accepts with these options, wherever the buffer lies, and
 /// from which one mempool_malloc(pool, 1) succeeds.

@@ -16,6 +16,7 @@ use core::slice;
 
 use crate::abi::*;
 use crate::error::{self, Error, Result};
+use crate::names::NAME_MAX;
 use crate::options::{self, Options};
 use crate::pool::{self, Handle, Pool};
 use crate::stats::{Block, Owner, Reaped, State, Stats};
@@ -140,6 +141,7 @@ fn errno_of(status: mempool_status_t) -> c_int {
         MEMPOOL_ERR_OUT_OF_MEMORY => libc::ENOMEM,
         MEMPOOL_ERR_CORRUPTED => libc::EIO,
         MEMPOOL_ERR_BUSY => libc::EBUSY,
+        MEMPOOL_ERR_NOT_FOUND => libc::ENOENT,
         _ => libc::EINVAL,
     }
 }
@@ -325,6 +327,21 @@ unsafe fn write_stats(out: *mut mempool_stats_t, known: usize, stats: &Stats) {
     }
 }
 
+/// A caller's name, as far as it can be one.
+///
+/// # Safety
+/// `name` is NULL or a C string that nobody changes meanwhile.
+unsafe fn read_name<'a>(name: *const c_char) -> Result<&'a [u8]> {
+    if name.is_null() {
+        return Err(Error::Argument("name is NULL"));
+    }
+    // SAFETY: a C string; what is behind its NUL, or too far for a name, is not looked at.
+    unsafe {
+        let len = libc::strnlen(name, NAME_MAX + 1);
+        Ok(slice::from_raw_parts(name.cast(), len))
+    }
+}
+
 /// A C visitor as a Rust one.
 fn visitor(
     visit: extern "C" fn(*const mempool_block_t, *mut c_void) -> bool,
@@ -467,7 +484,8 @@ pub unsafe extern "C" fn mempool_release(pool: *mut mempool_t) -> mempool_status
 /// handed out again since.
 ///
 /// - `block`: from this pool, got by any process; NULL is OK and does nothing.
-/// - Errors: FOREIGN_POINTER, NOT_ALLOCATED, INVALID_ARGUMENT (pool is NULL).
+/// - Errors: FOREIGN_POINTER, NOT_ALLOCATED, BUSY (it has a name, or is the root; counted, too),
+///   INVALID_ARGUMENT (pool is NULL).
 /// - Threads: any, at any time. A block that fits the thread's cache takes no lock.
 /// - Cost: O(1); O(a magazine of 60 blocks) when what threads cache has reached its bound.
 #[unsafe(no_mangle)]
@@ -612,8 +630,8 @@ pub unsafe extern "C" fn mempool_aligned_alloc(
 ///
 /// - `block`: NULL = mempool_malloc. `size`: bytes; 0 is an error, and the block stays.
 /// - Returns the block, moved or not, or NULL with errno EINVAL: size is 0, block is no live
-///   block (mempool_last_error says which way), or pool is NULL; ENOMEM: no free run fits. On
-///   failure the block is as it was.
+///   block (mempool_last_error says which way), or pool is NULL; ENOMEM: no free run fits; EBUSY: the
+///   block would have to move, and it has a name or is the root. On failure the block is as it was.
 /// - Threads: any, at any time; the block must not be used by others meanwhile.
 /// - Cost: O(1) in place; else that of mempool_malloc, and of copying the block.
 #[unsafe(no_mangle)]
@@ -725,7 +743,7 @@ pub unsafe extern "C" fn mempool_calloc_to(
 /// - Errors: those of mempool_free for what the slot holds, which are counted in `rejected_frees`:
 ///   FOREIGN_POINTER, NOT_ALLOCATED; the same for a slot outside the pool's blocks (NULL too),
 ///   misaligned or in no live block; INVALID_ARGUMENT (the slot lies in the block that it names, or
-///   pool is NULL); BUSY (somebody else changes the slot). On failure nothing is changed.
+///   pool is NULL); BUSY (the block has a name, or is the root; or somebody else changes the slot). On failure nothing is changed.
 /// - Threads: any, at any time; of several at once for one slot, one frees and the others find 0.
 /// - Cost: O(1) under the pool's lock, and the way to the start of the slot's block, as for
 ///   mempool_malloc_to.
@@ -738,7 +756,8 @@ pub unsafe extern "C" fn mempool_free_from(
     status("mempool_free_from", unsafe { handle(pool).and_then(|pool| pool.free_from(slot)) })
 }
 
-/// Frees all blocks at once. The pool's id and its counters since init stay.
+/// Frees all blocks at once, and with them all names and the root. The pool's id and its counters since
+/// init stay.
 ///
 /// - Errors: INVALID_ARGUMENT (pool is NULL).
 /// - Threads: nobody, in any process, may be inside a call on this pool, and no block may be
@@ -899,7 +918,7 @@ pub unsafe extern "C" fn mempool_inspect(
 
 /// Tells from a pool's first bytes how long a mapping it needs.
 ///
-/// - `prefix`: `n` bytes read or mapped from the buffer, anywhere in memory; the first 256 from
+/// - `prefix`: `n` bytes read or mapped from the buffer, anywhere in memory; the first 272 from
 ///   the option `start` on are enough. `*len`: bytes from the buffer's first; 0 on failure.
 /// - Errors: NOT_A_POOL (or too few bytes to tell), INCOMPATIBLE, CORRUPTED, INVALID_ARGUMENT.
 /// - Threads: any, at any time.
@@ -972,7 +991,7 @@ pub unsafe extern "C" fn mempool_recover(
 ///
 /// - `pid`: the process, 0 = all of the dead. One that never owned a block is OK, nothing is freed.
 /// - `visit`: sees each block before it goes; no lock is held, it may call any function. NULL frees
-///   all. `context` is passed on to it. `*reaped`: what was done, all 0 on failure; may be NULL.
+///   all. One that has a name, or is the root, is kept whatever it says. `context` is passed on to it. `*reaped`: what was done, all 0 on failure; may be NULL.
 /// - Errors: BUSY (the process lives; or processes of several pid namespaces use the pool, so no
 ///   death can be told), INVALID_ARGUMENT (the pool is without MEMPOOL_OWNER_TAGS or NULL, pid is
 ///   negative), CORRUPTED. What was freed before an error stays freed.
@@ -1075,6 +1094,137 @@ pub unsafe extern "C" fn mempool_owner_of(
 pub unsafe extern "C" fn mempool_label(pool: *mut mempool_t, label: u64) -> mempool_status_t {
     // SAFETY: NULL or a handle.
     status("mempool_label", unsafe { handle(pool) }.and_then(|pool| pool.set_label(label)))
+}
+
+/// Makes a block the pool's root, which mempool_root returns in every process: the one that a
+/// structure begins with, say. It takes the place of the root before, if there is one, as one event:
+/// whoever dies at whatever instruction, the one is the root, or the other.
+///
+/// As long as a block is the root, or has a name, calls that would free it are refused with
+/// MEMPOOL_ERR_BUSY (mempool_free, _free_sized, _free_from, and _realloc where it would move the
+/// block) and change nothing; mempool_reap keeps it. All else can be done with it: its slots can be
+/// filled, it can grow and shrink where it is. mempool_free_all ends all names and the root, too.
+///
+/// - `block`: a live block of this pool, made by any process; NULL = there is no root any more.
+/// - Errors: FOREIGN_POINTER, NOT_ALLOCATED (also if it is being reaped), INVALID_ARGUMENT (pool is
+///   NULL), CORRUPTED. On failure the root is as it was.
+/// - Threads: any, at any time; nobody may free the block meanwhile.
+/// - Cost: O(1) under the pool's lock; O(all names) if the block that was the root has a name, too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_set_root(
+    pool: *mut mempool_t,
+    block: *mut c_void,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    let result = unsafe { handle(pool) }.and_then(|pool| pool.set_root(block.cast()));
+    status("mempool_set_root", result)
+}
+
+/// The pool's root, which some process has set with mempool_set_root.
+///
+/// - Returns the block, or NULL: if there is no root, which is no failure and leaves errno as it was
+///   (set it to 0 before the call to tell), or with errno EINVAL (pool is NULL, or the pool is gone)
+///   or EIO (corrupted).
+/// - Threads: any, at any time. The block is there until another becomes the root, and is freed: that
+///   nobody does so under those who use it is theirs to agree on.
+/// - Cost: O(1) under the pool's lock.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_root(pool: *mut mempool_t) -> *mut c_void {
+    // SAFETY: NULL or a handle.
+    match unsafe { handle(pool) }.and_then(Handle::root).transpose() {
+        None => null_mut(),
+        Some(result) => block("mempool_root", result),
+    }
+}
+
+/// Gives a block a name, by which mempool_find knows it in every process, as one event: whoever dies
+/// at whatever instruction, the block has the name, or nothing has happened. When many give one name
+/// at once exactly one does, and the others are told EXISTS.
+///
+/// A block may have several names, and be the root. Until it has none any more it cannot be freed:
+/// see mempool_set_root.
+///
+/// Each name takes a block of the pool's own, of 28 bytes and the name's, rounded up to `align`; it
+/// counts as overhead in mempool_stats.
+///
+/// - `name`: a C string of 1 to 255 bytes, which may be any; it is copied. `block`: a live block of
+///   this pool, made by any process.
+/// - Errors: EXISTS (some block has this name, be it this one), OUT_OF_MEMORY, FOREIGN_POINTER (NULL
+///   too), NOT_ALLOCATED (also if it is being reaped), INVALID_ARGUMENT (name is NULL, empty or too
+///   long, or pool is NULL), CORRUPTED. On failure nothing is changed.
+/// - Threads: any, at any time; nobody may free the block meanwhile.
+/// - Cost: O(log of the number of names) under the pool's lock, and that of a mempool_malloc.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_bind(
+    pool: *mut mempool_t,
+    name: *const c_char,
+    block: *mut c_void,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle; NULL or a C string.
+    let result = unsafe { handle(pool).and_then(|pool| pool.bind(read_name(name)?, block.cast())) };
+    status("mempool_bind", result)
+}
+
+/// The block that has a name.
+///
+/// - `name`: as for mempool_bind.
+/// - Returns the block, or NULL with errno ENOENT (no block has this name: mempool_last_error says
+///   NOT_FOUND), EINVAL (name is NULL, empty or too long; pool is NULL, or the pool is gone) or EIO
+///   (corrupted).
+/// - Threads: any, at any time. The block is there until somebody takes the name from it and frees it:
+///   that nobody does so under those who use it is theirs to agree on.
+/// - Cost: O(log of the number of names) under the pool's lock.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_find(pool: *mut mempool_t, name: *const c_char) -> *mut c_void {
+    // SAFETY: NULL or a handle; NULL or a C string.
+    block("mempool_find", unsafe { handle(pool).and_then(|pool| pool.find(read_name(name)?)) })
+}
+
+/// Takes a name from its block, as one event: whoever dies at whatever instruction, the block has the
+/// name still, or it has it no more. The block stays; once it has no name, and is not the root, it can
+/// be freed. The name can be given again.
+///
+/// - `name`: as for mempool_bind.
+/// - Errors: NOT_FOUND (no block has this name), INVALID_ARGUMENT (name is NULL, empty or too long, or
+///   pool is NULL), CORRUPTED. On failure nothing is changed.
+/// - Threads: any, at any time; of several at once for one name one is OK, the others are told
+///   NOT_FOUND.
+/// - Cost: O(log of the number of names) under the pool's lock; O(all names) if the block has others,
+///   or is the root.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_unbind(
+    pool: *mut mempool_t,
+    name: *const c_char,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle; NULL or a C string.
+    let result = unsafe { handle(pool).and_then(|pool| pool.unbind(read_name(name)?)) };
+    status("mempool_unbind", result)
+}
+
+/// Shows every name with the offset of its block, in no order that means anything.
+///
+/// - `visit`: returns whether to go on. `name` is valid until it returns; `context` is passed on to it.
+/// - Errors: INVALID_ARGUMENT (pool or visit is NULL), CORRUPTED.
+/// - Threads: any, at any time. No lock is held during visit, which may call any function,
+///   mempool_unbind of this name included; names that come or go meanwhile are seen once or missed,
+///   all others are seen once.
+/// - Cost: O(log of the number of names) under the pool's lock for each, and what visit costs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mempool_names(
+    pool: *mut mempool_t,
+    visit: Option<extern "C" fn(name: *const c_char, offset: u64, context: *mut c_void) -> bool>,
+    context: *mut c_void,
+) -> mempool_status_t {
+    // SAFETY: NULL or a handle.
+    let result = unsafe { handle(pool) }.and_then(|pool| {
+        let visit = visit.ok_or(Error::Argument("visit is NULL"))?;
+        pool.names(&mut |name, offset| {
+            let mut text = [0u8; NAME_MAX + 1];
+            text[..name.len()].copy_from_slice(name);
+            visit(text.as_ptr().cast(), offset, context)
+        })
+    });
+    status("mempool_names", result)
 }
 
 /// The least length that mempool_init accepts with these options, wherever the buffer lies, and
@@ -1218,6 +1368,7 @@ mod tests {
             Error::NoHandle,
             Error::Reentered,
             Error::Exists { at: n },
+            Error::Bound { at: n },
         ] {
             let (_, len) = text_of("mempool_realloc_array", &error);
             assert!(len < MESSAGE_SIZE - 1, "{error}");
@@ -1246,6 +1397,7 @@ mod tests {
         assert_eq!(errno_of(MEMPOOL_ERR_OUT_OF_MEMORY), libc::ENOMEM);
         assert_eq!(errno_of(MEMPOOL_ERR_CORRUPTED), libc::EIO);
         assert_eq!(errno_of(MEMPOOL_ERR_BUSY), libc::EBUSY);
+        assert_eq!(errno_of(MEMPOOL_ERR_NOT_FOUND), libc::ENOENT);
         for status in [MEMPOOL_ERR_INVALID_ARGUMENT, MEMPOOL_ERR_NOT_ALLOCATED] {
             assert_eq!(errno_of(status), libc::EINVAL);
         }

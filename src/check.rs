@@ -111,11 +111,9 @@ fn tile(geometry: &Geometry, heap: &Heap) -> Result<(Counts, u32)> {
             }
         } else if block.state == State::Loose {
             counts.add_loose(1, block.size);
-        } else if matches!(block.state, State::Live | State::Cached) {
+        } else if block.state == State::Cached || block.state.is_live() {
             counts.live_count += 1;
             cached += u32::from(block.state == State::Cached);
-        } else {
-            return corrupted("a block of a kind that this pool has not", offset);
         }
         (at, after_free) = (end, is_free);
     }

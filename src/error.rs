@@ -66,6 +66,10 @@ pub enum Error {
     Reentered,
     /// The slot is taken.
     Exists { at: u64 },
+    /// The name is taken.
+    NameTaken,
+    /// A block that has a name, or is the root.
+    Bound { at: u64 },
     /// There is no such thing; the text says what.
     NotFound(&'static str),
     /// In use; the text says what, and by whom.
@@ -85,8 +89,8 @@ impl Error {
             Error::Foreign { .. } => FOREIGN_POINTER,
             Error::NotAllocated { .. } => NOT_ALLOCATED,
             Error::Corrupted { .. } => CORRUPTED,
-            Error::Reentered | Error::Busy(_) => BUSY,
-            Error::Exists { .. } => EXISTS,
+            Error::Reentered | Error::Busy(_) | Error::Bound { .. } => BUSY,
+            Error::Exists { .. } | Error::NameTaken => EXISTS,
             Error::NotFound(_) => NOT_FOUND,
         }
     }
@@ -121,6 +125,10 @@ impl fmt::Display for Error {
             Error::Corrupted { what, at } => write!(f, "corrupted at offset {at}: {what}"),
             Error::Exists { at } => {
                 write!(f, "the slot at offset {at} is not 0: mempool_free_from what it holds first")
+            }
+            Error::NameTaken => f.write_str("a block has this name: mempool_unbind it first"),
+            Error::Bound { at } => {
+                write!(f, "the block at offset {at} has a name, or is the root: mempool_unbind it, or mempool_set_root another, first")
             }
             Error::NotFound(what) => write!(f, "not found: {what}"),
             Error::Busy(what) => write!(f, "in use: {what}"),

@@ -35,7 +35,8 @@
 //!           140 record           the change under way: which slot, two slots
 //!           240 depot            hoard, magazines ever bound, first idle magazine
 //!           252 caches           how many were ever claimed
-//!           256 ...              the bins
+//!           256 names            the directory's first entry, the root block, granules of entries
+//!           272 ...              the bins
 //! ```
 #![forbid(unsafe_code)]
 
@@ -87,8 +88,10 @@ pub const CACHES_OFFSET: usize = 252;
 /// Where the record of the change under way lies: so that the lock, the heap's words and the first
 /// slot, of which most changes need no more, share two cache lines.
 pub const RECORD_OFFSET: usize = 140;
+/// Where the names' words lie.
+pub const NAMES_OFFSET: usize = 256;
 /// The header's length in bytes; the bins follow.
-pub const HEADER_BYTES: usize = 256;
+pub const HEADER_BYTES: usize = 272;
 /// The header as words of 32 bits, and of 64.
 pub type Header32 = [AtomicU32; HEADER_BYTES / 4];
 /// See [`Header32`].
@@ -132,6 +135,9 @@ pub const OWNER_BYTES: usize = 24;
 const OWNERS_SHARE: usize = 64;
 const OWNERS_MIN: usize = 8;
 const OWNERS_MAX: usize = 254;
+
+/// A word that leads to an entry of the directory of names.
+pub const LINK_BYTES: usize = 4;
 
 /// A word of the caller's in which a block's offset is delivered.
 pub const SLOT_BYTES: usize = 8;
@@ -352,6 +358,14 @@ impl Geometry {
     pub fn is_slot(&self, at: usize) -> bool {
         let last = self.offset(self.granules) - SLOT_BYTES;
         (self.first..=last).contains(&at) && (self.residue + at) % SLOT_BYTES == 0
+    }
+
+    /// Whether a word that leads to an entry of the directory can lie at this offset: the header's,
+    /// or one in a block.
+    pub fn is_link(&self, at: usize) -> bool {
+        let last = self.offset(self.granules) - LINK_BYTES;
+        let is_inside = (self.first..=last).contains(&at);
+        at == self.word(NAMES_OFFSET) || is_inside && (self.residue + at) % LINK_BYTES == 0
     }
 
     /// Bytes of the bins: a bitmap, then a word for each.

@@ -40,8 +40,10 @@
 //! | `heap::bins` | free blocks by size | hints |
 //! | `heap::change` | the record of the change under way | truth |
 //! | `heap::slot` | words of the callers' that name a block, changed with it as one event | |
+//! | `heap::name` | how a block gets a name and loses it, as one event | |
 //! | `heap` | malloc, free, resize: split, coalesce, recover; `heap::loose`: joining late | |
 //! | `owners` | whose each live block is, in pools that know it | truth |
+//! | `names` | the directory: which block each name means | truth |
 //! | `depot` | magazines of cached blocks: whose each is; stacks of them for each class | truth, hints |
 //! | `cache` | which thread has which cache | truth |
 //! | `local` | what a thread knows of its cache; the fast path of malloc and free | `unsafe` |
@@ -91,6 +93,9 @@
 //! - **change, record**: how the map goes from one state to the next; where it is written down
 //!   first, so that the next owner of the lock can finish what a dead one began.
 //! - **slot**: a word in a block of the caller's that holds another block's offset, or 0.
+//! - **name, root**: by which any process finds a block. A block that has one is *bound*: it may not
+//!   be freed. **Entry**: a block of the pool's own that holds a name; the **directory** is a tree of
+//!   them.
 //! - **robust lock**: one that the kernel opens when its owner dies.
 //! - **size class**: one of 88 sizes; what caches hold is of one of them.
 //! - **magazine**: up to 60 cached blocks of one class, with one owner. **Depot**: the magazines that
@@ -112,6 +117,7 @@ pub mod layout;
 mod local;
 mod lock;
 mod map;
+mod names;
 pub mod options;
 mod owners;
 pub mod pool;

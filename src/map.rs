@@ -15,6 +15,8 @@
 //! 0xf4           META, size in digits
 //! 0xf5           LOOSE, one granule: free, but in no bin yet, nor joined to its neighbours
 //! 0xf6           LOOSE, size in digits
+//! 0xfb, 0xfc     NAMED, one granule, and size in digits: live, and may not be freed
+//! 0xfd, 0xfe     RENAMED, the same, for more than one reason
 //!
 //!      LIVE, 3 granules   FREE, 5 granules    LIVE, 50 granules = 0x32
 //!      class 2            |                   |
@@ -52,6 +54,10 @@ const META_ONE: u8 = 0xf3;
 const META: u8 = 0xf4;
 const LOOSE_ONE: u8 = 0xf5;
 const LOOSE: u8 = 0xf6;
+const NAMED_ONE: u8 = 0xfb;
+const NAMED: u8 = 0xfc;
+const RENAMED_ONE: u8 = 0xfd;
+const RENAMED: u8 = 0xfe;
 
 /// Every start byte has one of these bits, no digit has.
 const START_BITS: u8 = 0xc0;
@@ -84,6 +90,10 @@ pub enum State {
     Meta = 3,
     /// Free, but in no bin, and maybe beside other free blocks.
     Loose = 4,
+    /// A caller's that may not be freed: it has a name, or is the root.
+    Named = 5,
+    /// A caller's that may not be freed, for more than one reason: names, and perhaps it is the root.
+    Renamed = 6,
 }
 
 impl State {
@@ -91,10 +101,20 @@ impl State {
     pub fn shown(self) -> stats::State {
         match self {
             State::Free | State::Loose => stats::State::Free,
-            State::Live => stats::State::Live,
+            State::Live | State::Named | State::Renamed => stats::State::Live,
             State::Cached => stats::State::Cached,
             State::Meta => stats::State::Meta,
         }
+    }
+
+    /// Whether it is a caller's.
+    pub fn is_live(self) -> bool {
+        matches!(self, State::Live | State::Named | State::Renamed)
+    }
+
+    /// Whether it is a caller's that may not be freed.
+    pub fn is_bound(self) -> bool {
+        matches!(self, State::Named | State::Renamed)
     }
 }
 
@@ -126,6 +146,10 @@ static STARTS: [Start; 256] = {
     starts[LIVE as usize] = start(State::Live, 0);
     starts[META as usize] = start(State::Meta, 0);
     starts[LOOSE as usize] = start(State::Loose, 0);
+    starts[NAMED_ONE as usize] = start(State::Named, 1);
+    starts[NAMED as usize] = start(State::Named, 0);
+    starts[RENAMED_ONE as usize] = start(State::Renamed, 1);
+    starts[RENAMED as usize] = start(State::Renamed, 0);
     starts
 };
 const _: () = assert!(class::LARGEST <= u16::MAX as u32);
@@ -217,6 +241,8 @@ impl Map {
             State::Free => (FREE_ONE, FREE),
             State::Meta => (META_ONE, META),
             State::Loose => (LOOSE_ONE, LOOSE),
+            State::Named => (NAMED_ONE, NAMED),
+            State::Renamed => (RENAMED_ONE, RENAMED),
         };
         if size == 1 {
             return self.set(granule, one);
@@ -365,8 +391,8 @@ mod tests {
         with_map(300_000, |map| {
             let sizes = (1..700).chain(4090..4100).chain([262_143, 262_144, 299_993]);
             for size in sizes {
-                let states = [State::Free, State::Live, State::Cached, State::Meta, State::Loose];
-                for state in states {
+                use State::*;
+                for state in [Free, Live, Cached, Meta, Loose, Named, Renamed] {
                     if state == State::Cached && class::exact(size).is_none() {
                         continue;
                     }

@@ -182,7 +182,12 @@ impl Region {
 
     /// What lies at an offset. None as for [`Region::row`].
     pub fn view<T: Cell>(&self, at: usize) -> Option<View<T>> {
-        Some(View(NonNull::from(self.row::<T>(at, 1)?.get(0)?)))
+        let fits = at <= self.len && size_of::<T>() <= self.len - at;
+        if !fits || (self.address() + at) % align_of::<T>() != 0 {
+            return None;
+        }
+        // SAFETY: at <= len, and base..base + len is one mapped object.
+        Some(View(unsafe { self.base.add(at) }.cast()))
     }
 
     /// One byte.

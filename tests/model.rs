@@ -93,6 +93,11 @@ enum Op {
     BadAlignment(usize),
     Overflow(usize),
     UsableSize(Pick, usize),
+    /// The name's number.
+    Bind(Pick, usize),
+    Unbind(usize),
+    SetRoot(Pick),
+    NoRoot,
     /// largest_free is what fits, tried on a copy.
     Probe,
     SwitchMapping,
@@ -120,6 +125,7 @@ enum Bad {
     InsideLive,
     AboveTop,
     OwnBytes,
+    OwnBlock,
     AfterEnd,
     Wild,
     OtherMapping,
@@ -166,6 +172,9 @@ struct World {
     /// What lay outside the region before init.
     outside: Vec<u8>,
     live: BTreeMap<u64, Live>,
+    /// Where the block lies that has it.
+    names: BTreeMap<Vec<u8>, u64>,
+    root: Option<u64>,
     /// The walk and the stats after the last call.
     blocks: Vec<Block>,
     stats: Stats,
@@ -255,6 +264,8 @@ impl World {
             now: 0,
             outside,
             live: BTreeMap::new(),
+            names: BTreeMap::new(),
+            root: None,
             blocks: Vec::new(),
             stats,
             after_init: stats,
@@ -533,6 +544,23 @@ impl World {
                 }
                 Change::default()
             }
+            Op::Bind(pick, number) => self.bind(pick, &name(number)),
+            Op::Unbind(number) => {
+                self.unbind(&name(number));
+                Change::default()
+            }
+            Op::SetRoot(pick) => {
+                if let Some((offset, _)) = self.pick(pick) {
+                    assert_eq!(self.handle().set_root(self.at(offset)), Ok(()));
+                    self.root = Some(offset);
+                }
+                Change::default()
+            }
+            Op::NoRoot => {
+                assert_eq!(self.handle().set_root(std::ptr::null()), Ok(()));
+                self.root = None;
+                Change::default()
+            }
             Op::Probe => {
                 self.probe();
                 Change::default()
@@ -589,6 +617,11 @@ impl World {
         }
         let room = self.reach(end) - offset;
         let in_place = self.need(size).is_some_and(|need| need <= room);
+        let could_be = self.need(size).is_some_and(|need| need <= self.limit - self.first);
+        if self.is_bound(offset) && !in_place && could_be {
+            assert_eq!(answer, Err(MEMPOOL_ERR_BUSY), "a bound block moves");
+            return Change::default();
+        }
         let Ok(block) = answer else {
             assert_eq!(answer, Err(MEMPOOL_ERR_OUT_OF_MEMORY), "{}", handle::last_message());
             assert!(!in_place && !self.fits(size, 1), "refused {size} bytes, but they fit");
@@ -643,9 +676,63 @@ impl World {
         self.resized(offset + usable as u64, end)
     }
 
+    fn is_bound(&self, offset: u64) -> bool {
+        self.root == Some(offset) || self.names.values().any(|&named| named == offset)
+    }
+
+    fn bind(&mut self, pick: Pick, name: &[u8]) -> Change {
+        let Some((offset, _)) = self.pick(pick) else { return Change::default() };
+        // The entry is cut like any block, from what is free, for the name and what leads to it.
+        let fits = self.fits(28 + name.len(), 1);
+        let answer = self.handle().bind(name, self.at(offset));
+        if self.names.contains_key(name) {
+            assert_eq!(answer, Err(MEMPOOL_ERR_EXISTS));
+            return Change::default();
+        }
+        if !fits {
+            assert_eq!(answer, Err(MEMPOOL_ERR_OUT_OF_MEMORY));
+            self.failed += 1;
+            return Change::default();
+        }
+        assert_eq!(answer, Ok(()), "bind: {}", handle::last_message());
+        self.names.insert(name.to_vec(), offset);
+        let is_new = |block: &Block| {
+            block.state == MEMPOOL_BLOCK_META
+                && !keys(&self.blocks).contains(&keys(std::slice::from_ref(block))[0])
+        };
+        let new: Vec<Block> = self.handle().walk().into_iter().filter(is_new).collect();
+        assert_eq!(new.len(), 1, "one entry more");
+        assert!(new[0].size as usize >= 28 + name.len());
+        Change { new: [new[0].offset, new[0].offset + new[0].size].into(), gone: BTreeSet::new() }
+    }
+
+    fn unbind(&mut self, name: &[u8]) {
+        let answer = self.handle().unbind(name);
+        let expected = self.names.remove(name).map(drop).ok_or(MEMPOOL_ERR_NOT_FOUND);
+        assert_eq!(answer, expected, "unbind");
+    }
+
+    /// All names and the root, as they are found.
+    fn named(&self, handle: Handle, buffer: *mut u8) {
+        let at = |offset: u64| buffer.wrapping_add(offset as usize);
+        for number in 0..NAMES {
+            let name = name(number);
+            let expected = self.names.get(&name).map(|&offset| at(offset));
+            assert_eq!(handle.find(&name), expected.ok_or(MEMPOOL_ERR_NOT_FOUND));
+        }
+        let names: Vec<_> = self.names.clone().into_iter().collect();
+        assert_eq!(handle.names(), Ok(names));
+        assert_eq!(handle.root(), Ok(self.root.map_or(std::ptr::null_mut(), at)));
+    }
+
     fn free(&mut self, offset: u64) {
         let live = self.live[&offset];
         self.intact(offset, live.stamp, live.usable);
+        if self.is_bound(offset) {
+            assert_eq!(self.handle().free(self.at(offset)), Err(MEMPOOL_ERR_BUSY), "bound");
+            self.rejected += 1;
+            return;
+        }
         assert_eq!(self.handle().free(self.at(offset)), Ok(()), "free of the block at {offset}");
         self.live.remove(&offset);
     }
@@ -668,7 +755,10 @@ impl World {
             Sized::TooSmall => (least - 1, false),
         };
         let answer = self.handle().free_sized(self.at(offset), size);
-        if good {
+        if good && self.is_bound(offset) {
+            assert_eq!(answer, Err(MEMPOOL_ERR_BUSY), "bound");
+            self.rejected += 1;
+        } else if good {
             assert_eq!(answer, Ok(()), "{size} of {}", live.usable);
             self.live.remove(&offset);
         } else {
@@ -698,6 +788,10 @@ impl World {
                 (self.at(self.stats.top + by), not_allocated)
             }),
             Bad::OwnBytes => Some((self.at(delta as u64 % self.first), foreign)),
+            Bad::OwnBlock => {
+                let mut own = self.blocks.iter().filter(|b| b.state == MEMPOOL_BLOCK_META);
+                own.next().map(|block| (self.at(block.offset), not_allocated))
+            }
             Bad::AfterEnd => Some((self.at(self.region.end as u64 + delta as u64 % 64), foreign)),
             Bad::Wild => {
                 let address = self.buffer() as usize ^ (1 << (40 + delta % 24)) ^ delta;
@@ -729,6 +823,8 @@ impl World {
     fn free_all(&mut self) {
         self.handle().free_all().expect("free_all");
         self.live.clear();
+        self.names.clear();
+        self.root = None;
         self.blocks.clear();
         self.stats.top = self.first;
         self.observe(Change::default());
@@ -776,7 +872,10 @@ impl World {
         let held: Vec<_> = self.live.iter().map(|(&offset, live)| (offset, live.usable)).collect();
         assert_eq!(walked, held, "the live blocks are those that the caller holds");
         let free = |block: &Block| block.state == MEMPOOL_BLOCK_FREE;
-        assert_eq!(blocks.iter().filter(|block| free(block)).count(), blocks.len() - held.len());
+        let entries = blocks.iter().filter(|block| block.state == MEMPOOL_BLOCK_META).count();
+        assert_eq!(entries, self.names.len(), "an entry for each name");
+        let others = blocks.len() - held.len() - entries;
+        assert_eq!(blocks.iter().filter(|block| free(block)).count(), others);
         if self.compact {
             assert!(!blocks.windows(2).any(|pair| free(&pair[0]) && free(&pair[1])), "not merged");
             assert!(!blocks.last().is_some_and(free), "top not lowered");
@@ -821,7 +920,7 @@ impl World {
         assert_eq!((stats.cached_count, stats.cached_size, stats.thread_caches), (0, 0, 0));
         // total == overhead + used + free + cached + (end - top), by way of available.
         assert_eq!(stats.total, stats.overhead + stats.used_size + stats.available);
-        assert_eq!(stats.overhead, self.after_init.overhead);
+        assert_eq!(stats.overhead, self.after_init.overhead + sum(MEMPOOL_BLOCK_META).1);
         let largest = blocks.iter().filter(|block| block.state == MEMPOOL_BLOCK_FREE);
         let largest = largest.map(|block| block.size).max().unwrap_or(0);
         assert_eq!(stats.largest_free, largest.max(self.limit - stats.top));
@@ -838,6 +937,8 @@ impl World {
         let other = self.handles[1 - self.now];
         assert_eq!(keys(&other.walk()), keys(&self.blocks), "through the other mapping");
         assert_eq!(figures(&other.stats()), figures(&self.stats));
+        self.named(self.handle(), self.buffer());
+        self.named(other, self.mappings[1 - self.now].base().wrapping_add(self.shift));
         let mut blocks = Vec::new();
         let mut start_only = options();
         start_only.start = self.options.start;
@@ -854,6 +955,10 @@ impl World {
 
     /// Everything given back, the pool is whole again; then it ends.
     fn end(mut self) {
+        for number in 0..NAMES {
+            self.unbind(&name(number));
+        }
+        self.apply(&Op::NoRoot);
         let all: Vec<u64> = self.live.keys().copied().collect();
         // From both ends to the middle, so that blocks merge to either side.
         for i in 0..all.len() {
@@ -880,6 +985,16 @@ impl World {
 
 fn keys(blocks: &[Block]) -> Vec<(u64, u64, u32)> {
     blocks.iter().map(|block| (block.offset, block.size, block.state)).collect()
+}
+
+/// How many names there are to choose from.
+const NAMES: usize = 24;
+
+/// A name by its number, of any length.
+fn name(number: usize) -> Vec<u8> {
+    let len = [1, 2, 3, 4, 11, 12, 20, 35, 36, 100, 254, 255][number % 12];
+    let mut random = Random(number as u64);
+    (0..len).map(|_| 1 + random.below(255) as u8).collect()
 }
 
 /// Every figure of the stats, by name.
@@ -979,6 +1094,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Bad::InsideLive),
         1 => Just(Bad::AboveTop),
         1 => Just(Bad::OwnBytes),
+        1 => Just(Bad::OwnBlock),
         1 => Just(Bad::AfterEnd),
         1 => Just(Bad::Wild),
         1 => Just(Bad::OtherMapping),
@@ -1009,6 +1125,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => uneven.prop_map(Op::BadAlignment),
         1 => (2..1000usize).prop_map(Op::Overflow),
         2 => (pick(), any::<usize>()).prop_map(|(pick, delta)| Op::UsableSize(pick, delta)),
+        8 => (pick(), 0..NAMES).prop_map(|(pick, name)| Op::Bind(pick, name)),
+        6 => (0..NAMES).prop_map(Op::Unbind),
+        2 => pick().prop_map(Op::SetRoot),
+        1 => Just(Op::NoRoot),
         5 => Just(Op::Probe),
         3 => Just(Op::SwitchMapping),
         2 => Just(Op::Reattach),

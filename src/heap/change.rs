@@ -19,7 +19,8 @@
 //!
 //! A change may take a magazine with it: what it holds after the change. So a block that goes from
 //! a magazine to the heap, or back, is never in both, and never in neither. In place of a magazine
-//! a change may have a word of the caller's, see [`super::slot`].
+//! a change may have a word of the caller's, see [`super::slot`], or one of the directory of names,
+//! see [`super::name`].
 //!
 //! The seal is 0 when no change is under way, else a sum over the slot whose number is its lowest
 //! bit. The next change is written to the other slot: one store of the seal ends the one and
@@ -66,12 +67,26 @@ pub enum Kind {
     Deliver = 8,
     /// A live block becomes nobody's, and its slot empty: done, and the block freed.
     Recall = 9,
+    /// The block at `at` is about to get a name, or to be the root, and so may not be freed: undone.
+    /// The entry that was to name it, `old[0]`, is freed.
+    Mark = 10,
+    /// An entry that nobody has becomes the directory's: done.
+    Enter = 11,
+    /// The directory loses an entry, and a block its name: done, and the entry freed.
+    Strike = 12,
+    /// Another block is the root, or none: done.
+    Root = 13,
 }
 
 impl Kind {
     /// Whether it changes a slot, and no map.
     pub fn is_of_slot(self) -> bool {
         matches!(self, Kind::Deliver | Kind::Recall)
+    }
+
+    /// Whether it is about a name or the root: no block comes, goes or becomes longer.
+    pub fn is_of_name(self) -> bool {
+        matches!(self, Kind::Mark | Kind::Enter | Kind::Strike | Kind::Root)
     }
 }
 
@@ -122,7 +137,8 @@ pub struct Change {
     /// Where `top` is then.
     pub top: u32,
     /// What a magazine holds then; of a refill, how often the first of the row stands there. Of a
-    /// [`Kind::Deliver`] and a [`Kind::Recall`] of the block at `at`, where the slot lies.
+    /// [`Kind::Deliver`] and a [`Kind::Recall`] of the block at `at`, where the slot lies. Of a
+    /// [`Kind::Enter`] and a [`Kind::Strike`] of the entry at `at`, where the link to it lies.
     pub taker: Taker,
 }
 
@@ -154,12 +170,15 @@ impl Change {
 
     /// Where the new row's live block starts.
     pub fn live(&self) -> Option<u32> {
-        let is_live = |block: &Entry| block.state == State::Live && block.size > 0;
+        let is_live = |block: &Entry| block.state.is_live() && block.size > 0;
         self.new.iter().position(is_live).map(|index| self.starts().0[index])
     }
 
     /// Writes the new row over the old one. Doing it again changes nothing.
     pub fn apply(&self, region: &Region, map: &Map) {
+        if self.kind.is_of_name() {
+            return;
+        }
         let (starts, end) = self.starts();
         if self.kind != Kind::Join {
             // A new block starts at `at`, unless there is none. Whatever starts elsewhere is written
@@ -232,9 +251,10 @@ impl Change {
         let taker = self.taker;
         let takes = matches!(self.kind, Kind::Refill | Kind::Loosen);
         let is_none = taker.count_at == 0 && !takes;
-        let is_taker = match self.kind.is_of_slot() {
-            true => geometry.is_slot(taker.count_at),
-            false => is_none || geometry.is_count(taker.count_at),
+        let is_taker = match self.kind {
+            Kind::Deliver | Kind::Recall => geometry.is_slot(taker.count_at),
+            Kind::Enter | Kind::Strike => geometry.is_link(taker.count_at),
+            _ => is_none || geometry.is_count(taker.count_at),
         };
         if taker.count > MAGAZINE_ITEMS || !is_taker {
             return false;
@@ -245,20 +265,22 @@ impl Change {
         let [a, b, c] = self.new.map(|block| u64::from(block.size));
         let end = u64::from(self.at) + a * u64::from(self.repeats()) + b + c;
         let row_fits = end <= u64::from(self.top) && self.at <= self.top && self.top <= known;
-        let count =
-            |state| self.new.iter().filter(|new| new.size > 0 && new.state == state).count();
+        let count = |is: fn(State) -> bool| {
+            self.new.iter().filter(|new| new.size > 0 && is(new.state)).count()
+        };
         let is_alloc = matches!(self.kind, Kind::Alloc | Kind::Resize);
-        let lives_agree = count(State::Live) == usize::from(is_alloc);
+        let lives_agree = count(State::is_live) == usize::from(is_alloc);
         let is_refill = self.kind == Kind::Refill;
-        let cached_agrees = count(State::Cached) == usize::from(is_refill)
+        let cached_agrees = count(|state| state == State::Cached) == usize::from(is_refill)
             && (!is_refill || self.new[0].state == State::Cached && taker.count > 0);
-        let slot_agrees = !self.kind.is_of_slot() || end == u64::from(self.at);
+        let has_row = !self.kind.is_of_slot() && !self.kind.is_of_name();
+        let row_agrees = has_row || end == u64::from(self.at);
         let olds_fit = if self.kind == Kind::Join {
             self.at <= self.old[0] && self.old[0] <= known
         } else {
             self.old.iter().all(|&start| start == NOWHERE || start < known)
         };
-        row_fits && lives_agree && cached_agrees && slot_agrees && olds_fit
+        row_fits && lives_agree && cached_agrees && row_agrees && olds_fit
     }
 
     #[inline]
@@ -293,6 +315,10 @@ impl Change {
             7 => Kind::Join,
             8 => Kind::Deliver,
             9 => Kind::Recall,
+            10 => Kind::Mark,
+            11 => Kind::Enter,
+            12 => Kind::Strike,
+            13 => Kind::Root,
             _ => return None,
         };
         let block = |shift: u32, size| match what >> shift & 0xff {
@@ -300,6 +326,8 @@ impl Change {
             1 => Some(Entry { state: State::Live, size }),
             2 if class::exact(size).is_some() => Some(Entry { state: State::Cached, size }),
             4 => Some(Entry { state: State::Loose, size }),
+            5 => Some(Entry { state: State::Named, size }),
+            6 => Some(Entry { state: State::Renamed, size }),
             _ => None,
         };
         Some(Change {

@@ -27,7 +27,7 @@ const PROGRESS: u32 = 4096;
 impl Heap {
     /// Makes a live block loose. O(1).
     pub fn loosen(&self, granule: u32) -> Result<()> {
-        let size = self.live_size(granule)?;
+        let size = self.unbound_size(granule)?;
         let mut change = Change::new(Kind::Free, granule, self.top());
         change.old[0] = granule;
         change.new[0] = Entry { state: State::Loose, size };

@@ -12,11 +12,13 @@
 mod bins;
 mod change;
 mod loose;
+mod name;
 mod slot;
 mod words;
 
 pub use bins::Free;
 pub use change::Taker;
+pub use name::{Struck, CHILDREN};
 pub use words::Counts;
 
 use crate::error::{Error, Result};
@@ -106,6 +108,8 @@ impl Heap {
         self.words.set_top(0);
         self.words.set_watermark(if is_known { self.geometry.granules } else { 0 });
         self.words.set_counts(Counts::default());
+        self.words.set_meta(0);
+        self.forget_names();
         self.bins.reset();
     }
 
@@ -204,7 +208,7 @@ impl Heap {
     /// Makes a live block free: joined to its free neighbours but loose ones, or to the space above
     /// `top`. O(1).
     pub fn free(&self, granule: u32) -> Result<()> {
-        let size = self.live_size(granule)?;
+        let size = self.unbound_size(granule)?;
         self.release(granule, size, Taker::NONE);
         Ok(())
     }
@@ -212,7 +216,7 @@ impl Heap {
     /// [`Heap::free`], and what a magazine gives up with it, in one event: its last block is live, and
     /// becomes the caller's.
     pub fn free_and_deliver(&self, granule: u32, count_at: usize, count: u32) -> Result<()> {
-        let size = self.live_size(granule)?;
+        let size = self.unbound_size(granule)?;
         self.release(granule, size, Taker::of_one(count_at, count));
         Ok(())
     }
@@ -278,9 +282,9 @@ impl Heap {
     /// Makes a live block longer or shorter where it is; false if there is no room. It may stay
     /// longer than asked when the rest is not worth a block. O(1).
     pub fn resize(&self, granule: u32, size: u32) -> Result<bool> {
-        let old = self.live_size(granule)?;
+        let Entry { state, size: old } = self.live(granule)?;
         if size > old {
-            return Ok(self.grow(granule, old, size));
+            return Ok(self.grow(granule, Entry { state, size: old }, size));
         }
         if !self.is_worth_a_block(old - size) {
             return Ok(true);
@@ -291,7 +295,7 @@ impl Heap {
         let end = granule + size;
         let mut change = Change::new(Kind::Resize, granule, self.top());
         change.old[0] = granule;
-        change.new[0] = Entry { state: State::Live, size };
+        change.new[0] = Entry { state, size };
         if compact && stop == self.top() {
             change.top = end;
         } else {
@@ -333,6 +337,18 @@ impl Heap {
 
     /// The size of the live block that starts here; else what lies here instead.
     pub fn live_size(&self, granule: u32) -> Result<u32> {
+        self.live(granule).map(|block| block.size)
+    }
+
+    /// The size of the live block that starts here, if it may be freed.
+    pub fn unbound_size(&self, granule: u32) -> Result<u32> {
+        match self.live(granule)? {
+            Entry { state: State::Live, size } => Ok(size),
+            _ => Err(Error::Bound { at: self.geometry.offset(granule) as u64 }),
+        }
+    }
+
+    fn live(&self, granule: u32) -> Result<Entry> {
         let at = self.geometry.offset(granule) as u64;
         let refuse = |what| Err(Error::NotAllocated { what, at });
         let top = self.top();
@@ -340,7 +356,7 @@ impl Heap {
             return refuse("above top, where no block is (freed already?)");
         }
         match self.map.read(granule, top) {
-            Some(Entry { state: State::Live, size }) => Ok(size),
+            Some(block) if block.state.is_live() => Ok(block),
             Some(Entry { state: State::Meta, .. }) => refuse("the pool's own block"),
             Some(_) => refuse("the block there is free (freed twice?)"),
             None if self.map.is_start(granule) => {
@@ -387,7 +403,8 @@ impl Heap {
         let undone = match (change.kind, change.live()) {
             (Kind::Alloc, Some(live)) => self.free(live),
             // Its owner was rid of it. Should another have freed it since, it is free.
-            (Kind::Recall, _) => self.free(change.at).or(Ok(())),
+            (Kind::Recall | Kind::Strike, _) => self.free(change.at).or(Ok(())),
+            (Kind::Mark, _) if change.old[0] != NOWHERE => self.free(change.old[0]).or(Ok(())),
             _ => Ok(()),
         };
         if change.kind == Kind::FreeAll {
@@ -431,22 +448,25 @@ impl Heap {
     fn rebuild(&self) -> Result<()> {
         self.bins.reset();
         let mut counts = Counts::default();
-        let (mut at, top) = (0, self.top());
+        let (mut at, top, mut meta) = (0, self.top(), 0);
         while let Some(block) = self.map.read(at, top) {
             self.show_progress();
             match block.state {
-                State::Live | State::Cached => counts.live_count += 1,
+                State::Live | State::Cached | State::Named | State::Renamed => {
+                    counts.live_count += 1;
+                }
                 State::Free => {
                     counts.add_free(block.size);
                     // Cannot lie: every link so far was made in this loop.
                     let _ = self.bins.link((at, block.size));
                 }
                 State::Loose => counts.add_loose(1, block.size),
-                State::Meta => {}
+                State::Meta => meta += block.size,
             }
             at += block.size;
         }
         self.words.set_counts(counts);
+        self.words.set_meta(meta);
         if at == top {
             return Ok(());
         }
@@ -503,8 +523,8 @@ impl Heap {
         Some(live)
     }
 
-    fn grow(&self, granule: u32, old: u32, size: u32) -> bool {
-        let end = granule + old;
+    fn grow(&self, granule: u32, old: Entry, size: u32) -> bool {
+        let end = granule + old.size;
         let Some(wanted) = granule.checked_add(size) else { return false };
         if self.free_at(end).is_some_and(|right| right.end() < wanted) {
             self.join_behind(end, wanted);
@@ -513,7 +533,7 @@ impl Heap {
         let stop = right.map_or(end, |right| right.end());
         let mut change = Change::new(Kind::Resize, granule, self.top());
         change.old[0] = granule;
-        change.new[0] = Entry { state: State::Live, size };
+        change.new[0] = Entry { state: old.state, size };
         if wanted <= stop {
             let rest = stop - wanted;
             if self.is_worth_a_block(rest) {
@@ -588,6 +608,7 @@ impl Heap {
         let loosened = match change.kind {
             Kind::FreeAll => {
                 self.map.clear(0, self.watermark());
+                self.forget_names();
                 0
             }
             Kind::Loosen => change.loosen(&self.region, &self.map),
@@ -597,6 +618,9 @@ impl Heap {
         self.words.set_top(change.top);
         if change.kind.is_of_slot() {
             self.settle_slot(change);
+        }
+        if change.kind.is_of_name() {
+            self.settle_name(change);
         }
         loosened
     }

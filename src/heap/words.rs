@@ -1,7 +1,7 @@
 //! The heap's few words in the header: how far blocks go, how far the map is known, and counts.
 #![forbid(unsafe_code)]
 
-use crate::layout::{Geometry, Header32, HEAP_OFFSET};
+use crate::layout::{Geometry, Header32, HEAP_OFFSET, NAMES_OFFSET};
 use crate::region::{Region, View};
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -12,8 +12,10 @@ const FREE_COUNT: usize = TOP + 3;
 const FREE: usize = TOP + 4;
 const LOOSE: usize = TOP + 5;
 const HAND: usize = TOP + 6;
+const ROOT: usize = NAMES_OFFSET / 4 + 1;
+const META: usize = NAMES_OFFSET / 4 + 2;
 
-/// Typed access to the heap's words. `top` and `watermark` are truth, the others are hints.
+/// Typed access to the heap's words. `top`, `watermark` and the root are truth, the others are hints.
 #[derive(Clone, Copy)]
 pub struct Words {
     header: View<Header32>,
@@ -77,6 +79,26 @@ impl Words {
         self.get(LOOSE)
     }
 
+    /// The root block, if there is one.
+    pub fn root(&self) -> Option<u32> {
+        self.get(ROOT).checked_sub(1)
+    }
+
+    /// Makes a block the root, or none.
+    pub fn set_root(&self, granule: Option<u32>) {
+        self.set(ROOT, granule.map_or(0, |granule| granule + 1));
+    }
+
+    /// Granules in blocks of the pool's own: never more than there are.
+    pub fn meta(&self) -> u32 {
+        self.get(META).min(self.granules)
+    }
+
+    /// Replaces that count, which changes more seldom than the others.
+    pub fn set_meta(&self, granules: u32) {
+        self.set(META, granules);
+    }
+
     /// What has been counted.
     pub fn counts(&self) -> Counts {
         Counts {
@@ -96,7 +118,7 @@ impl Words {
     }
 }
 
-/// What stands below `top`; theirs are `top - free`.
+/// What stands below `top`; theirs are `top - free`, but for the pool's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Live and cached blocks.

@@ -2,6 +2,7 @@
 //! sees to what a dead owner left, does its work and delivers.
 
 mod cached;
+mod names;
 mod reap;
 mod recover;
 mod slot;
@@ -300,7 +301,7 @@ impl Handle {
             return Ok(());
         }
         self.locked(|heap| {
-            let size = heap.live_size(granule)?;
+            let size = heap.unbound_size(granule)?;
             // Where memory is scarce all of it is looked through soon: then it had better be joined.
             if self.class_for(size).is_some() && !heap.is_scarce() {
                 heap.loosen(granule)
@@ -392,7 +393,8 @@ impl Handle {
     pub fn check(&self) -> Result<()> {
         self.locked(|heap| {
             check::check(&self.region, &self.geometry, heap, &self.depot(), self.is_alone())?;
-            self.check_owners(heap)
+            self.check_owners(heap)?;
+            self.directory(heap).check()
         })
     }
 
@@ -457,12 +459,13 @@ impl Handle {
         let bytes = |granules| geometry.bytes(granules) as u64;
         let free_size = bytes(counts.free);
         let (cached_count, cached) = self.cached();
+        let theirs = top.saturating_sub(counts.free).saturating_sub(heap.meta());
         let cached_size = cached << geometry.align_log2;
         Stats {
             total: (geometry.end - geometry.start) as u64,
-            overhead: (geometry.first - geometry.start) as u64,
+            overhead: (geometry.first - geometry.start) as u64 + bytes(heap.meta()),
             used_count: u64::from(counts.live_count).saturating_sub(cached_count),
-            used_size: bytes(top.saturating_sub(counts.free)).saturating_sub(cached_size),
+            used_size: bytes(theirs).saturating_sub(cached_size),
             free_count: u64::from(counts.free_count),
             free_size,
             cached_count,
@@ -549,6 +552,7 @@ impl Handle {
 
     /// Gives a block's bytes a new place, and the old one up.
     fn relocate(&self, granule: u32, size: usize, wanted: u32) -> Result<NonNull<u8>> {
+        self.heap().unbound_size(granule)?;
         if let Some(moved) = self.take(size, wanted)? {
             let to = moved.block();
             let at = to.addr().get() - self.region.address();
@@ -567,7 +571,7 @@ impl Handle {
             return freed.map(|()| to);
         }
         self.locked(|heap| {
-            let old = heap.live_size(granule)?;
+            let old = heap.unbound_size(granule)?;
             let moved = match self.alloc(heap, wanted, 1) {
                 // What was joined or given back over this may lie right behind the block.
                 Err(Error::OutOfMemory { .. }) if heap.resize(granule, wanted)? => {
@@ -593,6 +597,11 @@ impl Handle {
                 return Ok(granule);
             }
         }
+        self.alloc_exactly(heap, granules, alignment)
+    }
+
+    /// A live block of just so many granules from the heap.
+    fn alloc_exactly(&self, heap: &Heap, granules: u32, alignment: usize) -> Result<u32> {
         match heap.alloc(granules, alignment) {
             Err(Error::OutOfMemory { .. }) if self.geometry.caches > 0 => {
                 self.give_back(heap);
@@ -717,7 +726,10 @@ impl Handle {
     fn count_refusal<T>(&self, answer: Result<T>) -> Result<T> {
         let refused = matches!(
             answer,
-            Err(Error::Foreign { .. } | Error::NotAllocated { .. } | Error::WrongSize { .. })
+            Err(Error::Foreign { .. }
+                | Error::NotAllocated { .. }
+                | Error::WrongSize { .. }
+                | Error::Bound { .. })
         );
         if refused {
             self.count(REJECTED_OFFSET);

@@ -39,7 +39,7 @@ enum Look {
 
 impl Handle {
     /// Frees what dead processes left: that of this number, or all of them. `visit` sees each block
-    /// before it goes, and may keep it. The living are refused. No lock is held during `visit`,
+    /// before it goes, and may keep it; one that has a name, or is the root, is kept whatever it says. The living are refused. No lock is held during `visit`,
     /// which may call anything. O(map).
     ///
     /// # Safety
@@ -286,7 +286,7 @@ impl Handle {
             };
             *from = granule + size;
             let left = Left { granule, size, tag: self.owners().tag(granule) };
-            if state == State::Live && self.is_left(left.tag, dead) {
+            if state.is_live() && self.is_left(left.tag, dead) {
                 return Ok(Look::Left(left));
             }
         }
@@ -339,7 +339,7 @@ fn live<'a>(heap: &'a Heap) -> impl Iterator<Item = (u32, u32)> + 'a {
         let (state, size) = heap.block(granule).unwrap_or((State::Free, 1));
         from = granule + size;
         heap.show_progress();
-        if state == State::Live {
+        if state.is_live() {
             return Some((granule, size));
         }
     })

@@ -51,7 +51,7 @@ impl Handle {
                     return Ok(());
                 }
                 let granule = self.granule_at(offset)?;
-                heap.live_size(granule)?;
+                heap.unbound_size(granule)?;
                 if granule == slot.block {
                     self.count(REJECTED_OFFSET);
                     return Err(Error::Argument("the slot lies in the block that it would free"));

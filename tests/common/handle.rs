@@ -3,7 +3,7 @@
 
 use ::mempool::abi::*;
 use ::mempool::capi::*;
-use std::ffi::{c_int, c_void, CStr};
+use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::ptr;
 
 pub type Status = mempool_status_t;
@@ -68,6 +68,8 @@ fn found(block: *mut c_void) -> Result<*mut u8, Status> {
     let expected = match status {
         MEMPOOL_ERR_OUT_OF_MEMORY => libc::ENOMEM,
         MEMPOOL_ERR_CORRUPTED => libc::EIO,
+        MEMPOOL_ERR_BUSY => libc::EBUSY,
+        MEMPOOL_ERR_NOT_FOUND => libc::ENOENT,
         _ => libc::EINVAL,
     };
     assert_eq!(errno, expected, "errno for status {status}: {}", last_message());
@@ -125,6 +127,20 @@ pub fn min_len(options: &Options) -> usize {
 extern "C" fn push(block: *const Block, context: *mut c_void) -> bool {
     // SAFETY: the walk passes a valid block, and the context we gave.
     unsafe { (*context.cast::<Vec<Block>>()).push(*block) };
+    true
+}
+
+/// A name as C has it.
+fn c_name(name: &[u8]) -> CString {
+    CString::new(name).expect("no NUL")
+}
+
+extern "C" fn push_name(name: *const c_char, offset: u64, context: *mut c_void) -> bool {
+    // SAFETY: a C string, and the context we gave.
+    unsafe {
+        let name = CStr::from_ptr(name).to_bytes().to_vec();
+        (*context.cast::<Vec<(Vec<u8>, u64)>>()).push((name, offset));
+    }
     true
 }
 
@@ -203,6 +219,48 @@ impl Handle {
     pub fn free_from(self, slot: *mut u64) -> Result<(), Status> {
         // SAFETY: as in `malloc_to`.
         judged(unsafe { mempool_free_from(self.0, slot) })
+    }
+
+    pub fn bind(self, name: &[u8], block: *const u8) -> Result<(), Status> {
+        // SAFETY: as in `realloc`; a C string.
+        judged(unsafe { mempool_bind(self.0, c_name(name).as_ptr(), block.cast_mut().cast()) })
+    }
+
+    pub fn find(self, name: &[u8]) -> Result<*mut u8, Status> {
+        // SAFETY: as in `release`; a C string.
+        found(unsafe { mempool_find(self.0, c_name(name).as_ptr()) })
+    }
+
+    pub fn unbind(self, name: &[u8]) -> Result<(), Status> {
+        // SAFETY: as in `release`; a C string.
+        judged(unsafe { mempool_unbind(self.0, c_name(name).as_ptr()) })
+    }
+
+    /// All names, in order, with the offsets of their blocks.
+    pub fn names(self) -> Result<Vec<(Vec<u8>, u64)>, Status> {
+        let mut names: Vec<(Vec<u8>, u64)> = Vec::new();
+        let context = ptr::from_mut(&mut names).cast();
+        // SAFETY: as in `release`; `push_name` gets the vector it expects.
+        judged(unsafe { mempool_names(self.0, Some(push_name), context) })?;
+        names.sort();
+        Ok(names)
+    }
+
+    pub fn set_root(self, block: *const u8) -> Result<(), Status> {
+        // SAFETY: as in `realloc`.
+        judged(unsafe { mempool_set_root(self.0, block.cast_mut().cast()) })
+    }
+
+    /// NULL if there is none.
+    pub fn root(self) -> Result<*mut u8, Status> {
+        // SAFETY: the calling thread's own errno.
+        unsafe { *libc::__errno_location() = 0 };
+        // SAFETY: as in `release`.
+        let root = unsafe { mempool_root(self.0) };
+        if root.is_null() && errno() == 0 {
+            return Ok(ptr::null_mut());
+        }
+        found(root)
     }
 
     pub fn free_all(self) -> Result<(), Status> {

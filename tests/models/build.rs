@@ -183,7 +183,7 @@ fn heaps() -> String {
         }
         writeln!(text, "pub mod region {{\n{}}}", mortal_region()).unwrap();
         let mut heap = source("heap/mod.rs");
-        for module in ["bins", "change", "loose", "slot", "words"] {
+        for module in ["bins", "change", "loose", "name", "slot", "words"] {
             let body = source(&format!("heap/{module}.rs"));
             let whole = format!("pub mod {module} {{\n{body}}}\n");
             heap = with(&heap, module, &format!("mod {module};\n"), &whole);

@@ -122,7 +122,7 @@ impl Case {
 
 /// All cases that are always played, the longer ones first.
 pub fn all() -> Vec<Case> {
-    [caches(), death(), survival(), heap(), resize(), whole(), births()]
+    [caches(), death(), survival(), heap(), names(), resize(), whole(), births()]
         .into_iter()
         .flatten()
         .collect()
@@ -247,6 +247,73 @@ fn heap() -> Vec<Case> {
             s.must_step(Call::Free { slot: b });
         })
         .with(|options| options.align = 8),
+    ]
+}
+
+/// Blocks get names and lose them.
+fn names() -> Vec<Case> {
+    fn give(s: &mut Stage, slot: usize, names: std::ops::Range<usize>) {
+        names.for_each(|name| s.bind(slot, name));
+    }
+    vec![
+        Case::new("names-first", SMALL, |s| {
+            let [a, b, _] = s.get_all([100, 1000, 16]);
+            s.must_step(Call::Bind { slot: a, name: 3 });
+            s.must_step(Call::Bind { slot: a, name: 4 });
+            s.must_step(Call::Bind { slot: b, name: 5 });
+            s.step(Call::Bind { slot: b, name: 3 });
+            s.step(Call::Free { slot: a });
+            s.must_step(Call::Expand { slot: b, size: 900 });
+            s.step(Call::Realloc { slot: a, size: 400 });
+            s.must_step(Call::Realloc { slot: b, size: 500 });
+            s.must_step(Call::Unbind { name: 4 });
+            s.must_step(Call::Unbind { name: 3 });
+            s.must_step(Call::Free { slot: a });
+        }),
+        Case::new("names-many", SMALL, |s| {
+            // Inner entries and leaves, beside each other and between blocks.
+            let [a, b, c] = s.get_all([100, 48, 600]);
+            give(s, b, 0..2);
+            s.get(64);
+            give(s, a, 2..9);
+            s.must_step(Call::Unbind { name: 0 });
+            s.must_step(Call::Unbind { name: 1 });
+            s.must_step(Call::Unbind { name: 2 });
+            s.must_step(Call::Bind { slot: c, name: 0 });
+            s.must_step(Call::FreeAll);
+        })
+        .called("with names"),
+        Case::new("names-root", SMALL, |s| {
+            let [a, b, _] = s.get_all([100, 1000, 16]);
+            s.must_step(Call::SetRoot { slot: a });
+            s.must_step(Call::SetRoot { slot: b });
+            give(s, b, 1..2);
+            s.must_step(Call::SetRoot { slot: a });
+            s.must_step(Call::Bind { slot: a, name: 2 });
+            s.step(Call::Free { slot: b });
+            s.must_step(Call::Unbind { name: 2 });
+            s.must_step(Call::NoRoot);
+            s.must_step(Call::Free { slot: a });
+        }),
+        Case::new("names-cached", CACHED, |s| {
+            // Of blocks from caches, beside others who have some.
+            s.beside(stock);
+            let [a, b] = s.get_all([64, 64]);
+            give(s, b, 0..2);
+            s.must_step(Call::Bind { slot: a, name: 7 });
+            s.step(Call::Free { slot: a });
+            s.must_step(Call::Unbind { name: 0 });
+            s.must_step(Call::Unbind { name: 7 });
+            s.must_step(Call::Free { slot: a });
+            s.must_step(Call::SetRoot { slot: b });
+            s.must_step(Call::FreeAll);
+        })
+        .called("with names and caches"),
+        Case::new("names-no-room", SMALL, |s| {
+            let a = s.get(16);
+            s.exhaust(&[1024, 128, 16]);
+            s.step(Call::Bind { slot: a, name: 10 });
+        }),
     ]
 }
 

@@ -46,6 +46,7 @@ pub fn agree(
             block == old.offset && old.size >= size as u64 && last.state == State::Old
         }
         Effect::RemovesAll => scene.blocks().next().is_none(),
+        Effect::Names => scene.bound == scene.bound_after(),
         _ => false,
     };
     let expected = if status == MEMPOOL_OK && !nothing { State::New } else { State::Old };

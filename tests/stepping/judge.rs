@@ -90,6 +90,7 @@ impl Judge<'_> {
         must("check after recover", pool.check())?;
         let live = live(pool)?;
         let (state, made) = self.scene.sort_out(&live)?;
+        let state = self.sort_out_names(pool, state)?;
         let held = self.held(state, made);
         let look = |when: &str| {
             let torn = held.iter().find(|held| !held.is_whole(pool));
@@ -103,6 +104,7 @@ impl Judge<'_> {
         let cached = pool.stats().cached_size;
         fill_and_empty(pool, &live, cached)?;
         look("after all else was filled")?;
+        unbind_all(pool)?;
         for block in &live {
             must("free of a live block", pool.free(pool.pointer(block.offset)))?;
         }
@@ -112,6 +114,28 @@ impl Judge<'_> {
         ensure!(!rebooted || cached == 0, "{cached} bytes are cached after a reboot");
         let block = made.map_or(0, |made| made.offset);
         Ok(Verdict { state, block, cached: (!rebooted).then_some(cached) })
+    }
+
+    /// Compares the names and the root with those that are known: the state.
+    fn sort_out_names(&self, pool: Handle, state: State) -> Result<State, String> {
+        let root = must("root", pool.root())?;
+        let found = (must("names", pool.names())?, pool.offset(root));
+        let [old, new] =
+            [self.scene.bound, self.scene.bound_after()].map(|bound| self.scene.named(&bound));
+        let is_about_names = self.scene.effect() == Effect::Names;
+        let state = match is_about_names && found == new && new != old {
+            true => State::New,
+            false => state,
+        };
+        let expected = if state == State::New { &new } else { &old };
+        ensure!(found == *expected, "{found:?} instead of {expected:?}, {state:?}");
+        for (name, offset) in &found.0 {
+            let block = pool.pointer(*offset);
+            ensure!(pool.find(name) == Ok(block), "find of {name:?}");
+            ensure!(pool.free(block) == Err(MEMPOOL_ERR_BUSY), "free of the block {name:?}");
+        }
+        ensure!(root.is_null() || pool.free(root) == Err(MEMPOOL_ERR_BUSY), "free of the root");
+        Ok(state)
     }
 
     fn is_birth_or_end(&self) -> bool {
@@ -263,6 +287,14 @@ impl Held {
     }
 }
 
+/// Makes all blocks such as can be freed.
+fn unbind_all(pool: Handle) -> Result<(), String> {
+    for (name, _) in must("names", pool.names())? {
+        must("unbind", pool.unbind(&name))?;
+    }
+    must("no root", pool.set_root(std::ptr::null()))
+}
+
 fn live(pool: Handle) -> Result<Vec<Block>, String> {
     let mut blocks = must("walk", pool.try_walk())?;
     blocks.retain(|block| block.state == MEMPOOL_BLOCK_LIVE);
@@ -289,7 +321,8 @@ fn agree(pool: Handle, live: &[Block]) -> Result<(), String> {
         (stats.free_count, stats.free_size),
         (stats.used_count, stats.used_size),
         (stats.cached_count, stats.cached_size),
-        (0, 0),
+        // Nothing counts the pool's own blocks but the bytes that the others leave.
+        found[MEMPOOL_BLOCK_META as usize],
     ];
     ensure!(found == figures, "the walk finds {found:?}, stats says {figures:?}");
     Ok(())

@@ -42,7 +42,7 @@ use walk::{Extent, Only, Walker};
 
 /// What must have been stepped through, by how rows of the table begin: a scene that has come to do
 /// something else, since the library has changed, is to be noticed.
-const OPERATIONS: [&str; 40] = [
+const OPERATIONS: [&str; 52] = [
     "malloc, cache",
     "malloc, cache, from the heap",
     "malloc, cache, from the heap, cache claimed",
@@ -73,6 +73,18 @@ const OPERATIONS: [&str; 40] = [
     "realloc, moves (top",
     "realloc, fails",
     "expand, grows",
+    "bind, a block's first",
+    "bind, another",
+    "bind, fails",
+    "unbind, a block's last",
+    "unbind, the last but one",
+    "unbind, one of several",
+    "set_root, the first",
+    "set_root, another",
+    "set_root, another, a name is left",
+    "set_root, none",
+    "free_all, with names",
+    "free_all, with names and caches",
     "free_all, with caches",
     "trim, a cache and the depot",
     "recover, a dead cache",

@@ -19,6 +19,9 @@ pub fn row(theatre: &Theatre, scene: &Scene, status: Status, block: u64, before:
         Call::FreeSized { .. } => "free_sized",
         Call::Realloc { .. } | Call::ReallocNull { .. } => "realloc",
         Call::Expand { .. } => "expand",
+        Call::Bind { .. } => "bind",
+        Call::Unbind { .. } => "unbind",
+        Call::SetRoot { .. } | Call::NoRoot => "set_root",
         Call::FreeAll => "free_all",
         Call::Trim => "trim",
         Call::Recover => "recover",
@@ -55,9 +58,32 @@ pub fn row(theatre: &Theatre, scene: &Scene, status: Status, block: u64, before:
                 (true, Ordering::Greater) => "grows".into(),
             }
         }
+        Effect::Names => way_of_names(scene).into(),
         _ => theatre.case.group.into(),
     };
     format!("{name}, {way}")
+}
+
+/// What a call about names came to.
+fn way_of_names(scene: &Scene) -> &'static str {
+    let (old, new) = (scene.bound, scene.bound_after());
+    let root_was = |reasons| {
+        let slot = old.root.checked_sub(1);
+        slot.is_some_and(|slot| scene.reasons(&new, slot) == reasons)
+    };
+    match scene.call {
+        Call::Bind { slot, .. } if scene.reasons(&old, slot) == 0 => "a block's first",
+        Call::Bind { .. } => "another",
+        Call::Unbind { name } => match scene.reasons(&new, old.names[name] - 1) {
+            0 => "a block's last",
+            1 => "the last but one",
+            _ => "one of several",
+        },
+        Call::NoRoot => "none",
+        _ if old.root == 0 => "the first",
+        _ if root_was(0) => "another",
+        _ => "another, a name is left",
+    }
 }
 
 /// Where blocks came from or went to.

@@ -9,6 +9,9 @@ pub const KNOWN_MAX: usize = 640;
 /// The threads that a child can have.
 pub const THREADS_MAX: usize = 8;
 
+/// The names that a scene can know of.
+pub const NAMES_MAX: usize = 16;
+
 /// A call of the C face. `slot` is a known block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -50,6 +53,18 @@ pub enum Call {
         slot: usize,
         size: usize,
     },
+    /// A name by its number.
+    Bind {
+        slot: usize,
+        name: usize,
+    },
+    Unbind {
+        name: usize,
+    },
+    SetRoot {
+        slot: usize,
+    },
+    NoRoot,
     FreeAll,
     Trim,
     Recover,
@@ -81,6 +96,8 @@ pub enum Effect {
         slot: usize,
         size: usize,
     },
+    /// A block gets a name or loses it, or another is the root.
+    Names,
     RemovesAll,
     /// The pool comes to be.
     Birth,
@@ -106,6 +123,9 @@ impl Call {
             Call::Realloc { slot, size } | Call::Expand { slot, size } => {
                 Effect::Replaces { slot, size }
             }
+            Call::Bind { .. } | Call::Unbind { .. } | Call::SetRoot { .. } | Call::NoRoot => {
+                Effect::Names
+            }
             Call::FreeAll => Effect::RemovesAll,
             Call::Init | Call::Open => Effect::Birth,
             Call::Release => Effect::End,
@@ -130,11 +150,24 @@ pub struct Known {
     pub stamp: u64,
 }
 
+/// Which known block has each name, and is the root: its slot + 1, or 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bound {
+    pub names: [usize; NAMES_MAX],
+    pub root: usize,
+}
+
+/// A name by its number: of any length.
+pub fn name(number: usize) -> Vec<u8> {
+    vec![b'a' + number as u8; 1 + number * 7 % 40]
+}
+
 /// Before a call. Plain numbers, since it lies in memory that processes share.
 #[derive(Clone, Copy)]
 pub struct Scene {
     pub call: Call,
     pub known: [Known; KNOWN_MAX],
+    pub bound: Bound,
     /// The threads that die with the child.
     pub threads: [u32; THREADS_MAX],
     /// The number of the pool that is there before; 0 for none.
@@ -161,6 +194,7 @@ impl Scene {
         Scene {
             call: Call::Check,
             known: [Known::default(); KNOWN_MAX],
+            bound: Bound::default(),
             threads: [0; THREADS_MAX],
             pool_id: 0,
             magic: 0,
@@ -179,6 +213,36 @@ impl Scene {
     /// The blocks that are known, with their slots.
     pub fn blocks(&self) -> impl Iterator<Item = (usize, Known)> + '_ {
         self.known.iter().copied().enumerate().filter(|(_, known)| known.size > 0)
+    }
+
+    /// Which block has each name after the call.
+    pub fn bound_after(&self) -> Bound {
+        let mut after = self.bound;
+        match self.call {
+            Call::Bind { slot, name } => after.names[name] = slot + 1,
+            Call::Unbind { name } => after.names[name] = 0,
+            Call::SetRoot { slot } => after.root = slot + 1,
+            Call::NoRoot => after.root = 0,
+            Call::FreeAll => after = Bound::default(),
+            _ => {}
+        }
+        after
+    }
+
+    /// The names with their blocks' offsets, in order, and the root's, 0 for none.
+    pub fn named(&self, bound: &Bound) -> (Vec<(Vec<u8>, u64)>, u64) {
+        let offset = |place: usize| place.checked_sub(1).map(|slot| self.known[slot].offset);
+        let names = bound.names.iter().enumerate();
+        let names = names.filter_map(|(number, &place)| Some((name(number), offset(place)?)));
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        (names, offset(bound.root).unwrap_or(0))
+    }
+
+    /// How many names a block has, and whether it is the root.
+    pub fn reasons(&self, bound: &Bound, slot: usize) -> usize {
+        let names = bound.names.iter().filter(|&&place| place == slot + 1);
+        names.count() + usize::from(bound.root == slot + 1)
     }
 
     /// Compares the blocks that live with those that are known: the state, and the block that the

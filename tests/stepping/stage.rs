@@ -1,7 +1,7 @@
 //! The child's side: it prepares a scene through the C face, and stops before and after each call
 //! that is to be stepped through.
 
-use super::scene::{self, Call, Effect, Known, Scene};
+use super::scene::{self, Bound, Call, Effect, Known, Scene};
 use super::target::mark;
 use crate::common::handle::{self, Handle, Options, Status};
 use crate::common::random::Random;
@@ -10,7 +10,7 @@ use crate::common::Memory;
 use ::mempool::abi::*;
 use ::mempool::capi::*;
 use std::cell::UnsafeCell;
-use std::ffi::c_void;
+use std::ffi::{c_void, CString};
 use std::ptr;
 use std::sync::atomic::{compiler_fence, AtomicU32, AtomicU64, Ordering::*};
 
@@ -149,6 +149,13 @@ impl<'a> Stage<'a> {
         slots.iter().for_each(|&slot| self.put(slot));
     }
 
+    /// Gives a block a name.
+    #[track_caller]
+    pub fn bind(&mut self, slot: usize, name: usize) {
+        self.make(Call::Bind { slot, name });
+        assert_eq!(self.scene().bound.names[name], slot + 1, "bind: {}", handle::last_message());
+    }
+
     /// Where a block lies.
     pub fn at(&self, slot: usize) -> u64 {
         self.scene().known[slot].offset
@@ -264,7 +271,35 @@ impl<'a> Stage<'a> {
                     let status = self.inside(|| mempool_expand(pool, old, size));
                     (status, self.scene().known[slot].offset)
                 }
+                Call::Bind { .. } | Call::Unbind { .. } | Call::SetRoot { .. } | Call::NoRoot => {
+                    (self.perform_on_names(call), 0)
+                }
                 _ => (self.perform_on_pool(call), 0),
+            }
+        }
+    }
+
+    /// Makes one of the calls that are about names.
+    fn perform_on_names(&mut self, call: Call) -> Status {
+        let pool = self.pool.0;
+        let place = |slot: usize| self.pool.pointer(self.scene().known[slot].offset).cast();
+        let text = |name| CString::new(scene::name(name)).expect("no NUL");
+        // SAFETY: a handle, known blocks, C strings.
+        unsafe {
+            match call {
+                Call::Bind { slot, name } => {
+                    let (name, block) = (text(name), place(slot));
+                    self.inside(|| mempool_bind(pool, name.as_ptr(), block))
+                }
+                Call::Unbind { name } => {
+                    let name = text(name);
+                    self.inside(|| mempool_unbind(pool, name.as_ptr()))
+                }
+                Call::SetRoot { slot } => {
+                    let block = place(slot);
+                    self.inside(|| mempool_set_root(pool, block))
+                }
+                _ => self.inside(|| mempool_set_root(pool, ptr::null_mut())),
             }
         }
     }
@@ -308,9 +343,10 @@ impl<'a> Stage<'a> {
         let scene = self.scene();
         scene.call = call;
         let effect = scene.effect();
+        scene.bound = scene.bound_after();
         let known = &mut scene.known;
         match effect {
-            Effect::Nothing => None,
+            Effect::Nothing | Effect::Names => None,
             Effect::Adds { .. } => {
                 let slot = known.iter().position(|known| known.size == 0).expect("not so many");
                 known[slot] = self.hold(block);
@@ -326,6 +362,7 @@ impl<'a> Stage<'a> {
             }
             Effect::RemovesAll | Effect::Birth | Effect::End => {
                 known.fill(Known::default());
+                scene.bound = Bound::default();
                 scene.pool_id = match effect {
                     Effect::End => 0,
                     _ => self.pool.stats().pool_id,
@@ -363,7 +400,8 @@ pub fn at_random(stage: &mut Stage, seed: u64, calls: usize, sizes: usize, held_
         let full = slots.len() >= held_max;
         let size = random.log_uniform(8, sizes);
         let slot = slots.get(random.below(slots.len().max(1))).copied();
-        let call = match (random.below(20), slot) {
+        let name = random.below(scene::NAMES_MAX);
+        let call = match (random.below(24), slot) {
             (0..=7, _) if !full => match random.below(6) {
                 0 => Call::Calloc { count: 1 + random.below(4), size: size / 4 + 1 },
                 1 => Call::AlignedAlloc { alignment: 1 << random.below(9), size },
@@ -373,6 +411,9 @@ pub fn at_random(stage: &mut Stage, seed: u64, calls: usize, sizes: usize, held_
             (11, Some(slot)) => Call::Expand { slot, size },
             (12, _) => Call::Trim,
             (13, _) => Call::Recover,
+            (20 | 21, Some(slot)) => Call::Bind { slot, name },
+            (22, _) => Call::Unbind { name },
+            (23, Some(slot)) => Call::SetRoot { slot },
             (_, Some(slot)) => Call::Free { slot },
             _ => Call::Malloc { size },
         };
