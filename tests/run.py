@@ -92,7 +92,7 @@ def runners():
         # With debug assertions and overflow checks; then optimised, with the C programs.
         Runner("the library, debug", [*cargo, "--package", "mempool"], count_cargo),
         Runner("the library, the C programs", [*cargo, "--release", "--workspace", *quick], count_cargo),
-        Runner("Python", pytest("python/tests"), count_pytest),
+        Runner("Python", pytest("python/tests", "--doctest-modules", "python/mempool"), count_pytest),
         Runner("consumers, the README's code", pytest("tests/consumers", "tests/readme"), count_pytest),
     ]
 

@@ -1,12 +1,14 @@
 """A heap in any writable buffer, shared by threads and processes.
 
 >>> import mempool
->>> with mempool.Pool.create(None, 1 << 20) as pool:        # in shared memory; others: Pool.open(pool.name)
-...     image = pool.array("u8", (480, 640, 3), fill=0) if False else pool.array("u8", 640, fill=0)
-...     image[0] = 255
-...     pool.free(image)
+>>> with mempool.Pool.create(None, 1 << 20) as pool:        # in shared memory; elsewhere: Pool.open(pool.name)
+...     numbers = pool.array("f64", 1000, fill=1)           # a numpy array where numpy is, else a memoryview
+...     block = pool.malloc(5)                              # bytes: block.view
+...     pool.free(numbers)
+...     block.free()
 
-`Pool` is where to begin.
+`Pool` is where to begin; `Block`, `Gift` and `Slot` are what it gives. `inspect` looks in from outside, and so does
+`python -m mempool inspect NAME`.
 """
 
 from . import _native

@@ -126,10 +126,6 @@ SIGNATURES: Dict[str, Tuple[Any, ...]] = {
     "mempool_strerror": (c_char_p, Status),
     "mempool_version": (c_char_p,),
     "mempool_version_number": (c_uint32,),
-}
-
-# Functions that an older library of this version may lack: their absence is told at the call.
-OPTIONAL: Dict[str, Tuple[Any, ...]] = {
     "mempool_set_root": (Status, c_void_p, c_void_p),
     "mempool_root": (c_void_p, c_void_p),
     "mempool_bind": (Status, c_void_p, c_char_p, c_void_p),
@@ -169,17 +165,12 @@ def _load() -> ctypes.CDLL:
         if (number >> 16, number >> 8 & 255) != VERSION:
             found = f"{number >> 16}.{number >> 8 & 255}.{number & 255}"
             raise ImportError(f"{place} is mempool {found}, this package needs {VERSION[0]}.{VERSION[1]}")
-        _declare(library, SIGNATURES)
+        for name, (result, *arguments) in SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
     except AttributeError as error:
         raise ImportError(f"{place} is not the mempool library: {error}") from None
-    _declare(library, {name: types for name, types in OPTIONAL.items() if hasattr(library, name)})
     return library
-
-
-def _declare(library: ctypes.CDLL, signatures: Dict[str, Tuple[Any, ...]]) -> None:
-    for name, (result, *arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
 
 
 library = _load()

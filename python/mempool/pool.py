@@ -588,23 +588,23 @@ class Pool:
     @property
     def root(self) -> Optional[Block]:
         """One block that every process finds, or None. Assign a block, or None to clear it."""
-        address = _function("mempool_root")(self.need_open())
+        address = _library.mempool_root(self.need_open())
         return self.block(self._offset(address)) if address else None
 
     @root.setter
     def root(self, block: Union[None, Block, int]) -> None:
-        need(_function("mempool_set_root")(self.need_open(), None if block is None else self._of(block)))
+        need(_library.mempool_set_root(self.need_open(), None if block is None else self._of(block)))
 
     def bind(self, name: str, block: Union[Block, int]) -> None:
         """Gives a block a name of 1 to 255 bytes by which every process finds it. Exists: the name is taken.
 
         A bound block cannot be freed (Busy) until it is unbound.
         """
-        need(_function("mempool_bind")(self.need_open(), _name(name), self._of(block)))
+        need(_library.mempool_bind(self.need_open(), _name(name), self._of(block)))
 
     def find(self, name: str) -> Optional[Block]:
         """The block of this name, or None."""
-        address = _function("mempool_find")(self.need_open(), _name(name))
+        address = _library.mempool_find(self.need_open(), _name(name))
         if address:
             return self.block(self._offset(address))
         if _library.mempool_last_error() != errors.NotFound.status:
@@ -613,7 +613,7 @@ class Pool:
 
     def unbind(self, name: str) -> None:
         """Takes the name from its block, which stays. NotFound: there is no such name."""
-        need(_function("mempool_unbind")(self.need_open(), _name(name)))
+        need(_library.mempool_unbind(self.need_open(), _name(name)))
 
     def names(self) -> Dict[str, int]:
         """All names, and the offsets of their blocks."""
@@ -623,7 +623,7 @@ class Pool:
             found[name.decode("utf-8", "surrogateescape")] = offset
             return True
 
-        need(_function("mempool_names")(self.need_open(), _native.NameVisit(call), None))
+        need(_library.mempool_names(self.need_open(), _native.NameVisit(call), None))
         return found
 
     # ---- Looking inside ---------------------------------------------------------------------------------------------
@@ -750,14 +750,6 @@ def run_walk(
         raise raised[0]
     need(status)
     return found
-
-
-def _function(name: str) -> Any:
-    """One of the functions that older libraries lack."""
-    try:
-        return getattr(_library, name)
-    except AttributeError:
-        raise NotImplementedError(f"this mempool library has no {name}") from None
 
 
 def _name(name: str) -> bytes:

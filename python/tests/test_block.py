@@ -272,12 +272,6 @@ def test_slots_link_blocks_in_one_event(pool):
         slot.malloc(10)
 
 
-needs_names = pytest.mark.skipif(
-    not hasattr(mempool._native.library, "mempool_bind"), reason="the library has no names yet"
-)
-
-
-@needs_names
 def test_names_and_the_root(pool):
     table = pool.malloc(100)
     assert pool.root is None and pool.find("table") is None and pool.names() == {}
