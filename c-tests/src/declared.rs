@@ -103,6 +103,22 @@ extern "C" {
         owner: *mut mempool_owner_t,
     ) -> mempool_status_t;
     pub fn mempool_label(pool: *mut mempool_t, label: u64) -> mempool_status_t;
+    pub fn mempool_set_root(pool: *mut mempool_t, block: *mut c_void) -> mempool_status_t;
+    pub fn mempool_root(pool: *mut mempool_t) -> *mut c_void;
+    pub fn mempool_bind(
+        pool: *mut mempool_t,
+        name: *const c_char,
+        block: *mut c_void,
+    ) -> mempool_status_t;
+    pub fn mempool_find(pool: *mut mempool_t, name: *const c_char) -> *mut c_void;
+    pub fn mempool_unbind(pool: *mut mempool_t, name: *const c_char) -> mempool_status_t;
+    pub fn mempool_names(
+        pool: *mut mempool_t,
+        visit: Option<
+            extern "C" fn(name: *const c_char, offset: u64, context: *mut c_void) -> bool,
+        >,
+        context: *mut c_void,
+    ) -> mempool_status_t;
     pub fn mempool_min_len(options: *const mempool_options_t) -> usize;
     pub fn mempool_last_error() -> mempool_status_t;
     pub fn mempool_last_message() -> *const c_char;
