@@ -746,7 +746,7 @@ void *mempool_root(mempool_t *pool);
 /// A block may have several names, and be the root. Until it has none any more it cannot be freed:
 /// see mempool_set_root.
 ///
-/// Each name takes a block of the pool's own, of 29 bytes and the name's, rounded up to `align`; it
+/// Each name takes a block of the pool's own, of 32 bytes and the name's, rounded up to `align`; it
 /// counts as overhead in mempool_stats.
 ///
 /// - `name`: a C string of 1 to 255 bytes, which may be any; it is copied. `block`: a live block of

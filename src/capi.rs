@@ -1144,7 +1144,7 @@ pub unsafe extern "C" fn mempool_root(pool: *mut mempool_t) -> *mut c_void {
 /// A block may have several names, and be the root. Until it has none any more it cannot be freed:
 /// see mempool_set_root.
 ///
-/// Each name takes a block of the pool's own, of 28 bytes and the name's, rounded up to `align`; it
+/// Each name takes a block of the pool's own, of 32 bytes and the name's, rounded up to `align`; it
 /// counts as overhead in mempool_stats.
 ///
 /// - `name`: a C string of 1 to 255 bytes, which may be any; it is copied. `block`: a live block of

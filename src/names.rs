@@ -12,7 +12,7 @@
 //!                         3 --> "stats"  11 00 ..
 //!                               child 0 --> "users"  11 00 10 ..
 //!
-//! entry:  0 child 0..3 | 16 hash (u64), lowest byte: the name's length | 24 block: its granule | 28 name
+//! entry:  0 child 0..3 | 16 hash (u64), lowest byte: the name's length | 24 block: its granule | 28 sum | 32 name
 //! ```
 //!
 //! All below an entry have the bits in common that led to it. So any leaf below can take the place of
@@ -36,7 +36,8 @@ use core::cmp::Ordering;
 
 const HASH_AT: usize = 16;
 const BLOCK_AT: usize = 24;
-const NAME_AT: usize = 28;
+const SUM_AT: usize = 28;
+const NAME_AT: usize = 32;
 /// The longest name in bytes.
 pub const NAME_MAX: usize = 255;
 /// Bits of the hash that choose a child.
@@ -100,6 +101,16 @@ pub struct Entry {
     pub block: u32,
 }
 
+/// What one who looks at all names is shown.
+pub struct Shown {
+    /// As the entry has it: then a damaged one is not shown for ever.
+    hash: u64,
+    /// The name.
+    pub name: Name,
+    /// The block that has it.
+    pub block: u32,
+}
+
 /// Where a name is, or would be.
 struct Place {
     /// Where the link lies that leads to it, or would.
@@ -150,6 +161,7 @@ impl<'a> Names<'a> {
         self.region.fill(at, HASH_AT, 0);
         self.region.store64(at + HASH_AT, name.hash(self.seed));
         self.region.store32(at + BLOCK_AT, block);
+        self.region.store32(at + SUM_AT, sum(name.hash(self.seed), block));
         for (place, word) in name.words().enumerate() {
             self.region.store32(at + NAME_AT + place * WORD, word);
         }
@@ -189,13 +201,14 @@ impl<'a> Names<'a> {
         Ok(if reasons == 1 { State::Named } else { State::Live })
     }
 
-    /// The next name and its block, in order of the names' hashes: after this one, which need not be
-    /// there any more. O(log names).
-    pub fn after(&self, name: Option<&Name>) -> Result<Option<(Name, u32)>> {
-        let is_behind =
-            |entry: &Entry| name.is_none_or(|name| self.words_of(entry).cmp(name.words()).is_gt());
-        let next = self.next(name.map(|name| name.hash(self.seed)), is_behind)?;
-        next.map(|next| Ok((self.name_of(&next)?, next.block))).transpose()
+    /// The next name, in order of the hashes: after this one, which need not be there any more.
+    /// O(log names).
+    pub fn after(&self, last: Option<&Shown>) -> Result<Option<Shown>> {
+        let is_behind = |entry: &Entry| {
+            last.is_none_or(|last| self.words_of(entry).cmp(last.name.words()).is_gt())
+        };
+        let Some(next) = self.next(last.map(|last| last.hash), is_behind)? else { return Ok(None) };
+        Ok(Some(Shown { hash: next.hash, name: self.name_of(&next)?, block: next.block }))
     }
 
     /// Verifies the directory against the map, and the map against it. O(map and names log names, and
@@ -375,7 +388,11 @@ impl<'a> Names<'a> {
         if len == 0 || NAME_AT + len > bytes {
             return self.corrupted("a name of no length that could be", at);
         }
-        Ok(Entry { granule, hash, block: self.region.load32(at + BLOCK_AT) })
+        let block = self.region.load32(at + BLOCK_AT);
+        if self.region.load32(at + SUM_AT) != sum(hash, block) {
+            return self.corrupted("a name's hash and its block do not match their sum", at);
+        }
+        Ok(Entry { granule, hash, block })
     }
 
     /// The name of an entry, by words: as many as its length says that there are.
@@ -441,4 +458,9 @@ impl<'a> Names<'a> {
 /// The child that a hash chooses, of which some bits are used up.
 fn top_bits(rest: u64) -> usize {
     (rest >> (u64::BITS - BITS)) as usize
+}
+
+/// Over what an entry says but for its links and the name, of which the hash tells.
+fn sum(hash: u64, block: u32) -> u32 {
+    hash::fold([hash, block.into()]) as u32
 }

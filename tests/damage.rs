@@ -146,7 +146,7 @@ fn whatever_is_written_over_a_pool_with_caches_no_call_leaves_it() {
             let block = blocks[random.below(blocks.len() as u64) as usize];
             // SAFETY: what is no live block is refused or, in a scribbled pool, stays inside it.
             let got = unsafe {
-                match random.below(16) {
+                match random.below(18) {
                     0..5 => pool.malloc(size),
                     5 => pool.calloc(1, size),
                     6 => pool.realloc(block, size),
@@ -169,6 +169,18 @@ fn whatever_is_written_over_a_pool_with_caches_no_call_leaves_it() {
                     }
                     10 => {
                         let _ = (pool.abandon(block), pool.reap(None, &mut |_, _| true));
+                        continue;
+                    }
+                    11 => {
+                        let name = [1 + random.below(40) as u8; 20];
+                        let name = &name[..1 + random.below(20) as usize];
+                        let _ = (pool.bind(name, block), pool.find(name), pool.set_root(block));
+                        continue;
+                    }
+                    12 => {
+                        let name = [1 + random.below(40) as u8; 20];
+                        let _ = pool.unbind(&name[..1 + random.below(20) as usize]);
+                        let _ = (pool.names(&mut |_, _| true), pool.root());
                         continue;
                     }
                     _ => {

@@ -683,7 +683,7 @@ impl World {
     fn bind(&mut self, pick: Pick, name: &[u8]) -> Change {
         let Some((offset, _)) = self.pick(pick) else { return Change::default() };
         // The entry is cut like any block, from what is free, for the name and what leads to it.
-        let fits = self.fits(28 + name.len(), 1);
+        let fits = self.fits(32 + name.len(), 1);
         let answer = self.handle().bind(name, self.at(offset));
         if self.names.contains_key(name) {
             assert_eq!(answer, Err(MEMPOOL_ERR_EXISTS));
@@ -702,7 +702,7 @@ impl World {
         };
         let new: Vec<Block> = self.handle().walk().into_iter().filter(is_new).collect();
         assert_eq!(new.len(), 1, "one entry more");
-        assert!(new[0].size as usize >= 28 + name.len());
+        assert!(new[0].size as usize >= 32 + name.len());
         Change { new: [new[0].offset, new[0].offset + new[0].size].into(), gone: BTreeSet::new() }
     }
 

@@ -119,7 +119,9 @@ extern "C" {
     ) -> mempool_status_t;
     pub fn mempool_names(
         pool: *mut mempool_t,
-        visit: Option<extern "C" fn(*const c_char, u64, *mut c_void) -> bool>,
+        visit: Option<
+            extern "C" fn(name: *const c_char, offset: u64, context: *mut c_void) -> bool,
+        >,
         context: *mut c_void,
     ) -> mempool_status_t;
     pub fn mempool_min_len(options: *const mempool_options_t) -> usize;

@@ -84,15 +84,13 @@ impl Handle {
     /// way is seen once or not at all. O(names log names).
     pub fn names(&self, visit: &mut dyn FnMut(&[u8], u64) -> bool) -> Result<()> {
         let mut last = None;
-        while let Some((name, block)) =
-            self.locked(|heap| self.directory(heap).after(last.as_ref()))?
-        {
+        while let Some(next) = self.locked(|heap| self.directory(heap).after(last.as_ref()))? {
             // One whose block is none is for `find` and `check` to tell of.
-            let granule = block.min(self.geometry.granules);
-            if !visit(name.bytes(), self.geometry.offset(granule) as u64) {
+            let granule = next.block.min(self.geometry.granules);
+            if !visit(next.name.bytes(), self.geometry.offset(granule) as u64) {
                 break;
             }
-            last = Some(name);
+            last = Some(next);
         }
         Ok(())
     }
