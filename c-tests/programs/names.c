@@ -133,7 +133,15 @@ static void test_refusals(uint32_t flags)
     OK(mempool_set_root(pool, block));
     CHECK(mempool_root(pool) == block);
     refuses_free(block);
-    OK(mempool_unbind(pool, "a"));
+    REFUSED(MEMPOOL_ERR_INVALID_ARGUMENT, "pool is NULL", mempool_unbind_from(none, "a", block));
+    REFUSED(MEMPOOL_ERR_INVALID_ARGUMENT, "name", mempool_unbind_from(pool, "", block));
+    REFUSED(MEMPOOL_ERR_FOREIGN_POINTER, "outside", mempool_unbind_from(pool, "a", NULL));
+    REFUSED(MEMPOOL_ERR_NOT_ALLOCATED, "", mempool_unbind_from(pool, "a", (unsigned char *)block + 1));
+    REFUSED(MEMPOOL_ERR_NOT_FOUND, "this block", mempool_unbind_from(pool, "a", other));
+    REFUSED(MEMPOOL_ERR_NOT_FOUND, "this block", mempool_unbind_from(pool, "b", block));
+    CHECK(mempool_find(pool, "a") == block && see_all().count == 3);
+    OK(mempool_unbind_from(pool, "a", block));
+    REFUSED(MEMPOOL_ERR_NOT_FOUND, "this block", mempool_unbind_from(pool, "a", block));
     OK(mempool_unbind(pool, long_name));
     refuses_free(block);
     OK(mempool_set_root(pool, other)); /* the old one is let go */
