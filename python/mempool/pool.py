@@ -86,13 +86,15 @@ class Pool:
         memory, the others attach. `created` says whether it was this one.
         """
         pool = cls.__new__(cls)
-        options = _options(start, end, align, min_split, flags, max_threads)
+        pool._ensure(buffer, start, _options(start, end, align, min_split, flags, max_threads))
+        return pool
+
+    def _ensure(self, buffer: Any, start: int, options: _native.Options) -> None:
         created = c_bool()
-        pool._map(
+        self._map(
             buffer, start, lambda *where: _library.mempool_open(*where[:2], byref(options), where[2], byref(created))
         )
-        pool._created = created.value
-        return pool
+        self._created = created.value
 
     @classmethod
     def create(
@@ -141,9 +143,7 @@ class Pool:
             if size is None:
                 pool._attach_segment(segment, options.get("start", 0))
             else:
-                made = cls.ensure(segment.memory, **options)
-                pool.__dict__.update(made.__dict__)
-                made._handle = None  # its handle is this pool's now
+                pool._ensure(segment.memory, options.get("start", 0), _options(**options))
 
         return cls.__new__(cls)._in_segment(segment, enter)
 

@@ -7,12 +7,12 @@ import pickle
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 import mempool
 from conftest import alone
 
-np = pytest.importorskip("numpy") if os.environ.get("CI") != "true" else __import__("numpy")
 
 TYPES = {
     "u8": np.uint8,
