@@ -93,8 +93,8 @@ class Block:
     @property
     def view(self) -> memoryview:
         """The block's bytes, without a copy."""
-        self.need_live()
         with self._lock:
+            self.need_live()
             for loan in self._loans:
                 view = loan.view() if isinstance(loan, Loan) else None
                 if view is not None and view.format == "B" and view.ndim == 1 and view.nbytes == self._size:
@@ -114,8 +114,8 @@ class Block:
 
     def __buffer__(self, flags: int) -> memoryview:
         """The buffer protocol, from Python 3.12 on: `memoryview(block)`, `numpy.frombuffer(block)`."""
-        self.need_live()
         with self._lock:
+            self.need_live()
             return self._lend()
 
     def array(self, dtype: Any = "u8", shape: Union[None, int, Tuple[int, ...]] = None) -> Any:
@@ -164,6 +164,7 @@ class Block:
     def typed(self, kind: arrays.Kind, shape: Tuple[int, ...]) -> Any:
         """An array of a type and shape that fit."""
         with self._lock:
+            self.need_live()
             return arrays.make(self, kind, shape)
 
     def need_live(self) -> None:
@@ -179,19 +180,26 @@ class Block:
         with self._lock:
             return all([loan.ready(given) for loan in self._loans])
 
-    def need_settled(self, given: object, verb: str) -> None:
-        if not self.settle(given):
-            raise BufferError(
-                f"the block at offset {self._offset} cannot be {verb}: views of it are still in use "
-                "(slices, casts, arrays made of arrays); delete or release them first"
-            )
+    def claim(self, given: object, verb: str) -> None:
+        """Settles, and lets nobody else have a view or end the block until `finish` or `resume`; or BufferError."""
+        with self._lock:
+            self.need_live()
+            if not all([loan.ready(given) for loan in self._loans]):
+                raise BufferError(
+                    f"the block at offset {self._offset} cannot be {verb}: views of it are still in use "
+                    "(slices, casts, arrays made of arrays); delete or release them first"
+                )
+            self._end = "is being ended by another thread"
+
+    def resume(self) -> None:
+        """After a claim that came to nothing: all is as before."""
+        self._end = None
 
     def finish(self, end: Optional[str]) -> None:
-        """After a settle that succeeded: arrays lose their memory, and the block ends (or goes on, if `end` is None)."""
+        """After settling: arrays lose their memory, and the block ends (or goes on, if `end` is None)."""
         with self._lock:
             loans, self._loans = self._loans, []
-            if end is not None:
-                self._end = end
+            self._end = end
         for loan in loans:
             loan.finish()
 

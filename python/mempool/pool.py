@@ -86,13 +86,15 @@ class Pool:
         memory, the others attach. `created` says whether it was this one.
         """
         pool = cls.__new__(cls)
-        options = _options(start, end, align, min_split, flags, max_threads)
+        pool._ensure(buffer, start, _options(start, end, align, min_split, flags, max_threads))
+        return pool
+
+    def _ensure(self, buffer: Any, start: int, options: _native.Options) -> None:
         created = c_bool()
-        pool._map(
+        self._map(
             buffer, start, lambda *where: _library.mempool_open(*where[:2], byref(options), where[2], byref(created))
         )
-        pool._created = created.value
-        return pool
+        self._created = created.value
 
     @classmethod
     def create(
@@ -141,9 +143,7 @@ class Pool:
             if size is None:
                 pool._attach_segment(segment, options.get("start", 0))
             else:
-                made = cls.ensure(segment.memory, **options)
-                pool.__dict__.update(made.__dict__)
-                made._handle = None  # its handle is this pool's now
+                pool._ensure(segment.memory, options.get("start", 0), _options(**options))
 
         return cls.__new__(cls)._in_segment(segment, enter)
 
@@ -338,15 +338,12 @@ class Pool:
         size = _size(size)
         handle = self.need_open()
         self._need_mine(block)
-        block.need_settled(None, "resized")
-        block.finish(None)
-        self._claim(block)
+        self._claim(block, None, "resized")
         address = _library.mempool_realloc(handle, self.address(block), size)
         if not address:
-            error = errors.last()
-            self._blocks[block.offset] = block
-            raise error
+            raise self._resume(block)
         block.move(self._offset(address), size)
+        block.finish(None)
         self._enter(block)
         return block
 
@@ -388,13 +385,9 @@ class Pool:
             # Perhaps another handle's of the same memory: the library tells by the address.
             if not _library.mempool_usable_size(handle, block.pool.address(block)):
                 need(_library.mempool_free(handle, block.pool.address(block)))
-        block.need_settled(given, "freed")
-        block.pool._claim(block)
-        status = _library.mempool_free(handle, block.pool.address(block))
-        if status:
-            error = errors.last()
-            block.pool._blocks[block.offset] = block
-            raise error
+        block.pool._claim(block, given, "freed")
+        if _library.mempool_free(handle, block.pool.address(block)):
+            raise block.pool._resume(block)
         block.finish("was freed")
 
     def free_all(self) -> None:
@@ -473,15 +466,12 @@ class Pool:
         kind, form = arrays.Kind(dtype), arrays.shape_of(shape)
         size, handle = _size(kind.nbytes(form)), self.need_open()
         self._need_mine(block)
-        block.need_settled(given, "resized")
-        self._claim(block)
+        self._claim(block, given, "resized")
         address = _library.mempool_realloc(handle, self.address(block), size)
         if not address:
-            error = errors.last()
-            self._blocks[block.offset] = block
-            raise error
-        block.finish(None)
+            raise self._resume(block)
         block.move(self._offset(address), size)
+        block.finish(None)
         self._enter(block)
         return block.typed(kind, form)
 
@@ -492,8 +482,7 @@ class Pool:
         block, given = self._resolve(thing)
         self._need_mine(block)
         form = None if given is None else arrays.form_of(given)
-        block.need_settled(given, "given away")
-        self._claim(block)
+        self._claim(block, given, "given away")
         block.finish("was given away")
         return Gift(self, block.offset, block.size, form)
 
@@ -576,11 +565,10 @@ class Pool:
         offset = int.from_bytes(self.memory[place : place + 8], sys.byteorder)
         known = self._blocks.get(offset)
         if known is not None:
-            known.need_settled(None, "freed")
-        need(_library.mempool_free_from(self.need_open(), address))
+            self._claim(known, None, "freed")
+        if _library.mempool_free_from(self.need_open(), address):
+            raise errors.last() if known is None else self._resume(known)
         if known is not None:
-            if self._blocks.get(offset) is known:
-                self._blocks.pop(offset, None)
             known.finish("was freed")
 
     # ---- Names and the root -----------------------------------------------------------------------------------------
@@ -706,11 +694,18 @@ class Pool:
             old._end = "was freed by another process"
         return block
 
-    def _claim(self, block: Block) -> None:
-        """Of several threads that end a block only one goes on."""
-        if self._blocks.pop(block.offset, None) is not block:
-            block.need_live()
-            raise errors.NotAllocated(f"the block at offset {block.offset} is being ended by another thread")
+    def _claim(self, block: Block, given: Any, verb: str) -> None:
+        """Of several threads that end a block only one goes on; its offset may be another block's soon."""
+        block.claim(given, verb)
+        if self._blocks.get(block.offset) is block:
+            del self._blocks[block.offset]
+
+    def _resume(self, block: Block) -> errors.Error:
+        """The library would not: the block goes on. Why, as an exception."""
+        error = errors.last()
+        self._blocks[block.offset] = block
+        block.resume()
+        return error
 
     def _need_mine(self, block: Block) -> None:
         block.need_live()

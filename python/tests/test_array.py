@@ -7,12 +7,12 @@ import pickle
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 import mempool
 from conftest import alone
 
-np = pytest.importorskip("numpy") if os.environ.get("CI") != "true" else __import__("numpy")
 
 TYPES = {
     "u8": np.uint8,
@@ -186,11 +186,12 @@ def test_pickled_arrays_are_references(pool):
 
 
 def test_a_pickle_of_another_pool_of_the_name_is_refused():
-    with mempool.Pool.create("mempool-test-again", 1 << 16) as pool:
+    name = f"mempool-test-again-{os.getpid()}"
+    with mempool.Pool.create(name, 1 << 16) as pool:
         message = pickle.dumps(pool.malloc(100))
     with pytest.raises(mempool.NotAPool, match="not there any more"):
         pickle.loads(message)
-    with mempool.Pool.create("mempool-test-again", 1 << 16) as pool:
+    with mempool.Pool.create(name, 1 << 16) as pool:
         pool.malloc(100)
         with pytest.raises(mempool.NotAPool, match="replaced"):
             pickle.loads(message)

@@ -194,30 +194,40 @@ def test_a_block_that_another_handle_freed_is_known_when_its_place_is_given_agai
         again.free()
 
 
-def test_many_threads_free_each_block_once(pool):
+@pytest.fixture
+def restless():
+    """Threads take turns as often as the interpreter can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+def test_many_threads_free_each_block_once(pool, restless):
     """Each of four threads tries to free the same blocks: each block goes once, whoever is first."""
-    blocks = [pool.malloc(64) for _ in range(2000)]
-    freed, barrier = [], threading.Barrier(4)
+    for _ in range(5):
+        blocks = [pool.malloc(64) for _ in range(1000)]
+        freed, barrier = [], threading.Barrier(4)
 
-    def work():
-        barrier.wait()
-        for block in blocks:
-            try:
-                block.free()
-                freed.append(block)
-            except mempool.NotAllocated:
-                pass
+        def work(blocks=blocks, freed=freed, barrier=barrier):
+            barrier.wait()
+            for block in blocks:
+                try:
+                    block.free()
+                    freed.append(block)
+                except mempool.NotAllocated:
+                    pass
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(freed) == len(set(map(id, freed))) == 2000
-    assert pool.stats().used_count == 0 and pool.stats().rejected_frees == 0
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(freed) == len(set(map(id, freed))) == 1000
+        assert pool.stats().used_count == 0 and pool.stats().rejected_frees == 0
 
 
-def test_threads_churn(pool):
+def test_threads_churn(pool, restless):
     """Four threads, blocks with stamps: no byte of one gets into another's."""
     wrong = []
 

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from conftest import PYTHON, ROOT
+from conftest import PYTHON, ROOT, alone
 
 TARGET = os.path.abspath(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
 VERSION = re.search(r'^version = "(.+)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
@@ -143,6 +143,13 @@ def test_a_users_types_are_known(tmp_path):
     revealed = re.findall(r'Revealed type is "(.*?)"', said)
     assert [name.replace("builtins.", "") for name in revealed] == ["mempool.pool.Pool", "memoryview[int]", "int"]
     assert 'incompatible type "str"; expected "int"' in said and "Found 1 error" in said
+
+
+def test_the_readmes_code_runs():
+    first, second, third = re.findall(r"```python\n(.*?)```", (PYTHON / "README.md").read_text(), re.DOTALL)
+    assert alone(first) == ("2 b'hello'\n", "")
+    assert alone(second)[0] == "[0. 1. 2. 3. 4. 5. 6. 7.]\n"
+    compile(third, "README.md", "exec")  # a part of what the example does
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])

@@ -75,27 +75,28 @@ def test_shared_memory_by_its_own_class():
 
 
 def test_create_owns_the_name_and_open_does_not():
-    with mempool.Pool.create("mempool-test-name", 1 << 16) as pool:
-        assert pool.name == "mempool-test-name"
+    name = f"mempool-test-name-{os.getpid()}"
+    with mempool.Pool.create(name, 1 << 16) as pool:
+        assert pool.name == name
         with pytest.raises(FileExistsError):
-            mempool.Pool.create("mempool-test-name", 1 << 16)
+            mempool.Pool.create(name, 1 << 16)
         mempool.Pool.open(pool.name).close()
-        assert os.path.exists("/dev/shm/mempool-test-name")
-    assert not os.path.exists("/dev/shm/mempool-test-name")
+        assert os.path.exists("/dev/shm/" + name)
+    assert not os.path.exists("/dev/shm/" + name)
     with pytest.raises(FileNotFoundError):
-        mempool.Pool.open("mempool-test-name")
-    forgotten = mempool.Pool.create("mempool-test-name", 1 << 16)
+        mempool.Pool.open(name)
+    forgotten = mempool.Pool.create(name, 1 << 16)
     del forgotten
     gc.collect()
-    assert not os.path.exists("/dev/shm/mempool-test-name")
+    assert not os.path.exists("/dev/shm/" + name)
     for bad in ("", "a/b", "..", "/"):
         with pytest.raises(ValueError):
             mempool.Pool.create(bad, 1 << 16)
     with pytest.raises(mempool.BufferTooSmall):
-        mempool.Pool.create("mempool-test-name", 16)
+        mempool.Pool.create(name, 16)
     with pytest.raises(mempool.InvalidArgument):
-        mempool.Pool.create("mempool-test-name", 1 << 16, align=24)
-    assert not os.path.exists("/dev/shm/mempool-test-name")
+        mempool.Pool.create(name, 1 << 16, align=24)
+    assert not os.path.exists("/dev/shm/" + name)
 
 
 def test_a_file_keeps_its_pool(tmp_path):
