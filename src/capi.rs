@@ -989,20 +989,20 @@ pub unsafe extern "C" fn mempool_reap(
     let mut visitor = |block: &Block, owner: &Owner| {
         visit.is_none_or(|visit| visit(&shown(block), &shown_owner(owner), context))
     };
+    let mut done = Reaped::default();
     // SAFETY: NULL or a handle; of what goes the caller says that nobody uses it any more.
     let result = unsafe {
         handle(pool).and_then(|pool| {
             let pid = u32::try_from(pid)
                 .map_err(|_| Error::Argument("pid must be a process's number, or 0 for all"))?;
-            pool.reap(Some(pid).filter(|&pid| pid != 0), &mut visitor)
+            pool.reap_into(Some(pid).filter(|&pid| pid != 0), &mut visitor, &mut done)
         })
     };
-    let Reaped { owners, freed_count, freed_size, kept_count, kept_size } =
-        result.unwrap_or_default();
+    let Reaped { owners, freed_count, freed_size, kept_count, kept_size } = done;
     let done = mempool_reaped { owners, freed_count, freed_size, kept_count, kept_size };
     // SAFETY: NULL or the caller's to write.
     unsafe { store(reaped, done) };
-    status("mempool_reap", result.map(drop))
+    status("mempool_reap", result)
 }
 
 /// Makes a block this process's, whosever it was: for who receives it from another. From then on

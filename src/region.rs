@@ -295,6 +295,23 @@ impl Region {
         None
     }
 
+    /// Offset of the first byte of `[at, end)` that is another than this; whole words at a time.
+    pub fn find_other(&self, byte: u8, at: usize, end: usize) -> Option<usize> {
+        let bytes = u64::from_ne_bytes([byte; 8]);
+        let mut at = at;
+        while at < end {
+            let whole = (self.address() + at) % 8 == 0 && end - at >= 8;
+            if whole && self.load64(at) == bytes {
+                at += 8;
+            } else if self.load8(at) != byte {
+                return Some(at);
+            } else {
+                at += 1;
+            }
+        }
+        None
+    }
+
     /// Sets the contents of a block that the caller is about to own.
     pub fn fill(&self, at: usize, len: usize, byte: u8) {
         if at <= self.len && len <= self.len - at {
@@ -340,6 +357,8 @@ pub(crate) mod tests {
                 assert_eq!(region.find_bits_back(0xc0, 0, from), (at < from).then_some(at));
                 assert_eq!(region.find_bits_back(0xc0, from, 61), expected);
                 assert_eq!(region.find_bits_back(0x3f, 0, from), None);
+                assert_eq!(region.find_other(0, from, 61), expected);
+                assert_eq!(region.find_other(0, 0, from), (at < from).then_some(at));
             }
             region.clear(at, 1);
         }

@@ -14,7 +14,7 @@
 //! leads to the same blocks each time.
 //!
 //! ```text
-//! seal | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine or word | slot 1: the same
+//! seal | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine, word or bytes | slot 1: the same
 //! ```
 //!
 //! A change may take a magazine with it: what it holds after the change. So a block that goes from
@@ -28,8 +28,9 @@
 
 use crate::class;
 use crate::layout::{Geometry, Header32, Header64};
-use crate::layout::{COUNT_AT, ITEMS_AT, MAGAZINE_ITEMS, NO_BLOCK, RECORD_OFFSET};
+use crate::layout::{COUNT_AT, GUARD_BYTES, ITEMS_AT, MAGAZINE_ITEMS, NO_BLOCK, RECORD_OFFSET};
 use crate::map::{Entry, Map, State};
+use crate::options::GUARD;
 use crate::region::{Region, View};
 use core::sync::atomic::{compiler_fence, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -121,6 +122,8 @@ pub struct Change {
     pub new: [Entry; 3],
     /// Where `top` is then.
     pub top: u32,
+    /// Of a [`Kind::Resize`] in a pool with guards: the bytes asked for; else 0.
+    pub asked: u64,
     /// What a magazine holds then; of a refill, how often the first of the row stands there. Of a
     /// [`Kind::Deliver`] and a [`Kind::Recall`] of the block at `at`, where the slot lies.
     pub taker: Taker,
@@ -131,7 +134,7 @@ impl Change {
     pub fn new(kind: Kind, at: u32, top: u32) -> Change {
         let none = Entry { state: State::Free, size: 0 };
         let (old, new) = ([NOWHERE; 3], [none; 3]);
-        Change { kind, at, old, new, top, taker: Taker::NONE }
+        Change { kind, at, old, new, top, asked: 0, taker: Taker::NONE }
     }
 
     /// How often the first of the new row stands there.
@@ -258,7 +261,13 @@ impl Change {
         } else {
             self.old.iter().all(|&start| start == NOWHERE || start < known)
         };
-        row_fits && lives_agree && cached_agrees && slot_agrees && olds_fit
+        let asked_agrees = if self.kind == Kind::Resize && geometry.has(GUARD) {
+            let room = geometry.bytes(self.new[0].size).saturating_sub(GUARD_BYTES) as u64;
+            (1..=room).contains(&self.asked)
+        } else {
+            self.asked == 0
+        };
+        row_fits && lives_agree && cached_agrees && slot_agrees && olds_fit && asked_agrees
     }
 
     #[inline]
@@ -275,7 +284,8 @@ impl Change {
             pair(z, self.top),
             pair(a.size, b.size),
             pair(c.size, counts),
-            count_at as u64,
+            // Never both.
+            count_at as u64 | self.asked,
         ]
     }
 
@@ -302,12 +312,14 @@ impl Change {
             4 => Some(Entry { state: State::Loose, size }),
             _ => None,
         };
+        let (asked, count_at) = if kind == Kind::Resize { (count_at, 0) } else { (0, count_at) };
         Some(Change {
             kind,
             at: high(what_at),
             old: [low(xy), high(xy), low(z_top)],
             new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_counts))?],
             top: high(z_top),
+            asked,
             taker: Taker {
                 count_at: usize::try_from(count_at).ok()?,
                 count: high(c_counts) & 0xff,

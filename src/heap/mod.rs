@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod bins;
+mod bytes;
 mod change;
 mod loose;
 mod slot;
@@ -31,6 +32,8 @@ use words::Words;
 
 /// The watermark moves by so many granules at a time: a page of the map.
 const WATERMARK_STEP: u32 = 4096;
+/// Where what it passes is filled, by so many bytes at most.
+const WATERMARK_STEP_FILLED: usize = 64 << 10;
 
 /// Memory is short when less than so many eighths of the pool are free.
 const SHORT_EIGHTHS: u64 = 4;
@@ -101,7 +104,7 @@ impl Heap {
     /// Makes the heap of a new pool: no blocks. If the caller promised zero bytes, and nobody has
     /// begun a pool here since, the whole map is known. Touches the header only.
     pub fn format(&self, is_untouched: bool) {
-        let is_known = is_untouched && self.geometry.has(ZEROED);
+        let is_known = is_untouched && self.geometry.has(ZEROED) && !self.is_filled();
         self.record.close();
         self.words.set_top(0);
         self.words.set_watermark(if is_known { self.geometry.granules } else { 0 });
@@ -174,9 +177,9 @@ impl Heap {
     pub fn alloc(&self, size: u32, alignment: usize) -> Result<u32> {
         let ask = self.ask(size, alignment);
         if let Some(found) = self.find(&ask)? {
-            return Ok(self.carve(found, &ask));
+            return self.carve(found, &ask);
         }
-        if let Some(start) = self.extend(&ask) {
+        if let Some(start) = self.extend(&ask)? {
             return Ok(start);
         }
         self.join_all()?;
@@ -184,11 +187,11 @@ impl Heap {
             self.show_progress();
             ask.fits(block)
         };
-        match self.honest(|bins| bins.find_exactly(size, fits))? {
-            Some(found) => Ok(self.carve(found, &ask)),
+        match self.told(|bins| bins.find_exactly(size, fits))? {
+            Some(found) => self.carve(found, &ask),
             // What was joined may have brought `top` down.
             None => self
-                .extend(&ask)
+                .extend(&ask)?
                 .ok_or(Error::OutOfMemory { size: self.geometry.bytes(size) as u64 }),
         }
     }
@@ -198,7 +201,7 @@ impl Heap {
     fn find(&self, ask: &Ask) -> Result<Option<Free>> {
         // Where the map is damaged the hand stops; what is in the bins can be had all the same.
         let _ = self.join_few();
-        self.honest(|bins| bins.find(ask.size, ask.enough(), |block| ask.fits(block)))
+        self.told(|bins| bins.find(ask.size, ask.enough(), |block| ask.fits(block)))
     }
 
     /// Makes a live block free: joined to its free neighbours but loose ones, or to the space above
@@ -275,22 +278,26 @@ impl Heap {
         Ok(count)
     }
 
-    /// Makes a live block longer or shorter where it is; false if there is no room. It may stay
-    /// longer than asked when the rest is not worth a block. O(1).
-    pub fn resize(&self, granule: u32, size: u32) -> Result<bool> {
-        let old = self.live_size(granule)?;
+    /// Makes a live block longer or shorter where it is, of which `asked` bytes are its owner's then;
+    /// false if there is no room. It may stay longer than asked when the rest is not worth a block. O(1).
+    pub fn resize(&self, granule: u32, size: u32, asked: usize) -> Result<bool> {
+        let old = self.intact_size(granule)?;
         if size > old {
-            return Ok(self.grow(granule, old, size));
+            return self.grow(granule, old, size, asked);
         }
         if !self.is_worth_a_block(old - size) {
+            if self.geometry.guard() > 0 {
+                let mut change = self.resizing(granule, asked);
+                change.new[0] = Entry { state: State::Live, size: old };
+                self.commit(change, [None, None]);
+            }
             return Ok(true);
         }
         let compact = !self.geometry.has(NO_COMPACT);
         let right = self.free_at(granule + old).filter(|right| compact && !right.is_loose);
         let stop = right.map_or(granule + old, |right| right.end());
         let end = granule + size;
-        let mut change = Change::new(Kind::Resize, granule, self.top());
-        change.old[0] = granule;
+        let mut change = self.resizing(granule, asked);
         change.new[0] = Entry { state: State::Live, size };
         if compact && stop == self.top() {
             change.top = end;
@@ -299,6 +306,16 @@ impl Heap {
         }
         self.commit(change, [right, None]);
         Ok(true)
+    }
+
+    /// The beginning of a change of a live block's size.
+    fn resizing(&self, granule: u32, asked: usize) -> Change {
+        let mut change = Change::new(Kind::Resize, granule, self.top());
+        change.old[0] = granule;
+        if self.geometry.guard() > 0 {
+            change.asked = asked as u64;
+        }
+        change
     }
 
     /// Whether there seems to be room from a granule on, where a block ends. O(1).
@@ -310,6 +327,7 @@ impl Heap {
     pub fn free_all(&self) -> Result<()> {
         let change = Change::new(Kind::FreeAll, 0, 0);
         self.record.open(&change);
+        self.fill_again(&change);
         self.apply(&change);
         self.rebuild()
     }
@@ -381,6 +399,7 @@ impl Heap {
             self.record.close();
             return mended;
         };
+        self.fill_again(&change);
         change.sweep(&self.map);
         self.apply(&change);
         let rebuilt = self.rebuild();
@@ -409,6 +428,19 @@ impl Heap {
             what: "free blocks change while the pool is locked: somebody writes to freed memory",
             at: self.geometry.header as u64,
         })
+    }
+
+    /// [`Heap::honest`]; that it was a write to free memory which made the bins lie is told once they
+    /// are made anew, in pools that look for that.
+    fn told<T>(&self, attempt: impl Fn(&Bins) -> core::result::Result<T, Lie>) -> Result<T> {
+        match attempt(&self.bins) {
+            Ok(answer) => Ok(answer),
+            Err(Lie) => {
+                let written = self.any_written_links();
+                let answer = self.honest(attempt)?;
+                written.map_or(Ok(answer), Err)
+            }
+        }
     }
 
     /// Makes the hints anew after they were found wrong. Under a record, so that who dies here
@@ -467,7 +499,7 @@ impl Heap {
 
     /// Makes a live block of a free one: what comes before the aligned place and what is left over
     /// stay free.
-    fn carve(&self, found: Free, ask: &Ask) -> u32 {
+    fn carve(&self, found: Free, ask: &Ask) -> Result<u32> {
         let (start, whole) = found;
         let live = ask.align(start) as u32;
         let gap = live - start;
@@ -476,6 +508,9 @@ impl Heap {
         if !self.is_worth_a_block(rest) {
             (size, rest) = (size + rest, 0);
         }
+        if self.is_filled() {
+            self.must_be_filled(live, gap == 0, live + size, rest > 0)?;
+        }
         let mut change = Change::new(Kind::Alloc, start, self.top());
         change.new = [
             Entry { state: State::Free, size: gap },
@@ -483,36 +518,38 @@ impl Heap {
             Entry { state: State::Free, size: rest },
         ];
         self.commit(change, [Some(Gone::binned(found)), None]);
-        live
+        Ok(live)
     }
 
     /// Makes a live block of the space above `top`; None if there is not enough.
-    fn extend(&self, ask: &Ask) -> Option<u32> {
+    fn extend(&self, ask: &Ask) -> Result<Option<u32>> {
         let top = self.top();
         let live = ask.align(top);
         let end = live + u64::from(ask.size);
         if end > u64::from(self.geometry.granules) {
-            return None;
+            return Ok(None);
         }
         let (live, end) = (live as u32, end as u32);
         self.raise_watermark(end);
+        if self.is_filled() {
+            self.must_be_filled(top, false, end, false)?;
+        }
         let mut change = Change::new(Kind::Alloc, top, end);
         change.new[0] = Entry { state: State::Free, size: live - top };
         change.new[1] = Entry { state: State::Live, size: ask.size };
         self.commit(change, [None, None]);
-        Some(live)
+        Ok(Some(live))
     }
 
-    fn grow(&self, granule: u32, old: u32, size: u32) -> bool {
+    fn grow(&self, granule: u32, old: u32, size: u32, asked: usize) -> Result<bool> {
         let end = granule + old;
-        let Some(wanted) = granule.checked_add(size) else { return false };
+        let Some(wanted) = granule.checked_add(size) else { return Ok(false) };
         if self.free_at(end).is_some_and(|right| right.end() < wanted) {
             self.join_behind(end, wanted);
         }
         let right = self.free_at(end);
         let stop = right.map_or(end, |right| right.end());
-        let mut change = Change::new(Kind::Resize, granule, self.top());
-        change.old[0] = granule;
+        let mut change = self.resizing(granule, asked);
         change.new[0] = Entry { state: State::Live, size };
         if wanted <= stop {
             let rest = stop - wanted;
@@ -527,10 +564,14 @@ impl Heap {
             self.raise_watermark(wanted);
             change.top = wanted;
         } else {
-            return false;
+            return Ok(false);
+        }
+        if self.is_filled() {
+            let new_end = granule + change.new[0].size;
+            self.must_be_filled(end, right.is_some(), new_end, change.new[1].size > 0)?;
         }
         self.commit(change, [right, None]);
-        true
+        Ok(true)
     }
 
     /// The one way in which the map changes, but for joins. `gone` are the free blocks among the
@@ -549,6 +590,9 @@ impl Heap {
                 counts.take_free(gone.size);
                 honest &= self.bins.unlink((gone.start, gone.size)).is_ok();
             }
+        }
+        if self.is_filled() {
+            self.fill_freed(&change, &gone);
         }
         self.finish(&change, counts, honest);
     }
@@ -594,6 +638,9 @@ impl Heap {
             _ => 0,
         };
         change.apply(&self.region, &self.map);
+        if let Some(guards) = self.guards().filter(|_| change.asked > 0) {
+            guards.set(change.at, change.new[0].size, change.asked as usize);
+        }
         self.words.set_top(change.top);
         if change.kind.is_of_slot() {
             self.settle_slot(change);
@@ -605,9 +652,15 @@ impl Heap {
     /// each: a death in between costs a page.
     fn raise_watermark(&self, end: u32) {
         let mut known = self.watermark();
+        let step = if self.is_filled() {
+            (WATERMARK_STEP_FILLED >> self.geometry.align_log2).max(1) as u32
+        } else {
+            WATERMARK_STEP
+        };
         while known < end {
-            let next = known.saturating_add(WATERMARK_STEP).min(self.geometry.granules);
+            let next = known.saturating_add(step).min(self.geometry.granules);
             self.map.clear(known, next);
+            self.fill(known, next);
             self.words.set_watermark(next);
             self.show_progress();
             known = next;

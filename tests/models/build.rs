@@ -178,12 +178,16 @@ fn heaps() -> String {
     let mut all = String::new();
     for &(name, old, new) in HEAP_VARIANTS {
         let mut text = String::new();
-        for module in ["class", "counts", "error", "hash", "layout", "map", "options", "stats"] {
+        let below = [
+            "class", "counts", "error", "fill", "guard", "hash", "layout", "map", "options",
+            "stats",
+        ];
+        for module in below {
             writeln!(text, "pub mod {module} {{\n{}}}", source(&format!("{module}.rs"))).unwrap();
         }
         writeln!(text, "pub mod region {{\n{}}}", mortal_region()).unwrap();
         let mut heap = source("heap/mod.rs");
-        for module in ["bins", "change", "loose", "slot", "words"] {
+        for module in ["bins", "bytes", "change", "loose", "slot", "words"] {
             let body = source(&format!("heap/{module}.rs"));
             let whole = format!("pub mod {module} {{\n{body}}}\n");
             heap = with(&heap, module, &format!("mod {module};\n"), &whole);
