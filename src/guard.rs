@@ -123,21 +123,25 @@ impl<'a> Guards<'a> {
         }
     }
 
-    /// What is wrong with a block whose tail lies. If the bytes before the tail are whole the tail alone
-    /// was written to, and they begin where the caller's end.
+    /// What is wrong with a block whose tail lies. If the bytes before the tail are whole it alone was
+    /// written to. Then the block was asked for as one of the sizes that end among these bytes: that
+    /// whose tail is most like what is found. O(guard).
     fn explain(&self, place: Place) -> Error {
         let (block, tail) = (place.start as u64, place.tail());
         let latest = place.end.saturating_sub(GUARD_BYTES).max(place.start);
         if let Some(at) = self.region.find_other(BYTE, latest, tail) {
             return Error::OverrunToTheEnd { block, at: at as u64 };
         }
-        let mut from = latest;
-        while from > place.start + 1 && self.region.load8(from - 1) == BYTE {
-            from -= 1;
+        let told = u64::from_le(self.region.load64(tail));
+        let changed = |asked: usize| (told ^ place.tail_of(asked as u64)).to_le_bytes();
+        let count = |asked| changed(asked).into_iter().filter(|&byte| byte != 0).count();
+        let mut asked = latest - place.start;
+        let mut other = asked;
+        while other > 1 && self.region.load8(place.start + other - 1) == BYTE {
+            other -= 1;
+            asked = if count(other) < count(asked) { other } else { asked };
         }
-        let asked = (from - place.start) as u64;
-        let (told, true_tail) = (self.region.load64(tail), place.tail_of(asked).to_le());
-        let byte = (told ^ true_tail).to_le().trailing_zeros() / 8;
-        Error::Overrun { block, asked, at: (tail + byte as usize) as u64 }
+        let byte = changed(asked).into_iter().position(|byte| byte != 0).unwrap_or(0);
+        Error::Overrun { block, asked: asked as u64, at: (tail + byte) as u64 }
     }
 }
