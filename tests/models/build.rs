@@ -128,6 +128,31 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
         "",
     ),
     (
+        "heap_that_fills_once",
+        "        self.fill_again(&change);\n        change.sweep",
+        "        change.sweep",
+    ),
+    (
+        "heap_that_fills_too_late",
+        "        self.fill_again(&change);\n        change.sweep(&self.map);\n        self.apply(&change);\n",
+        "        change.sweep(&self.map);\n        self.apply(&change);\n        self.fill_again(&change);\n",
+    ),
+    (
+        "heap_that_fills_before_it_seals",
+        "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n",
+        "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n        self.fill_freed(&change, &[None, None]);\n",
+    ),
+    (
+        "heap_that_guards_once",
+        "        self.apply(&change);\n        let rebuilt",
+        "        self.apply(&Change { asked: 0, ..change });\n        let rebuilt",
+    ),
+    (
+        "heap_that_guards_before_it_seals",
+        "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n",
+        "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n        if let Some(guards) = self.guards().filter(|_| change.asked > 0) {\n            guards.set(change.at, change.new[0].size, change.asked as usize);\n        }\n",
+    ),
+    (
         "heap_that_joins_before_it_seals",
         "        self.record.open(&change);\n        let mut counts = self.words.counts();\n        let (mut at, mut honest) = (start, true);\n        while let Some(Entry { state, size }) = self.map.read(at, end) {\n            if state == State::Loose {\n                counts.take_loose(size);\n            } else {\n                counts.take_free(size);\n                honest &= self.bins.unlink((at, size)).is_ok();\n            }\n            self.map.erase(at);\n            at += size;\n        }\n        self.finish(&change, counts, honest);\n",
         "        let mut counts = self.words.counts();\n        let (mut at, mut honest) = (start, true);\n        while let Some(Entry { state, size }) = self.map.read(at, end) {\n            if state == State::Loose {\n                counts.take_loose(size);\n            } else {\n                counts.take_free(size);\n                honest &= self.bins.unlink((at, size)).is_ok();\n            }\n            self.map.erase(at);\n            at += size;\n        }\n        self.record.open(&change);\n        self.finish(&change, counts, honest);\n",
