@@ -297,19 +297,14 @@ impl Region {
 
     /// Offset of the first byte of `[at, end)` that is another than this; whole words at a time.
     pub fn find_other(&self, byte: u8, at: usize, end: usize) -> Option<usize> {
-        let bytes = u64::from_ne_bytes([byte; 8]);
-        let mut at = at;
-        while at < end {
-            let whole = (self.address() + at) % 8 == 0 && end - at >= 8;
-            if whole && self.load64(at) == bytes {
-                at += 8;
-            } else if self.load8(at) != byte {
-                return Some(at);
-            } else {
-                at += 1;
-            }
-        }
-        None
+        let is_other = |at: &usize| self.load8(*at) != byte;
+        let first = end.min(at + (self.address() + at).wrapping_neg() % 8);
+        let words = self.row::<AtomicU64>(first, end.saturating_sub(first) / 8)?;
+        let same = u64::from_ne_bytes([byte; 8]);
+        let is_same =
+            |&word: &usize| words.get(word).is_some_and(|word| word.load(Relaxed) == same);
+        let rest = first + 8 * (0..words.len()).take_while(is_same).count();
+        (at..first).find(is_other).or_else(|| (rest..end).find(is_other))
     }
 
     /// Sets the contents of a block that the caller is about to own.
