@@ -108,6 +108,16 @@ impl Heap {
         self.geometry.has(FILL_FREED)
     }
 
+    /// Whether the links of a free block that is to be handed out are the heap's. If they are not, that is
+    /// told once: they are made anew. O(1), else O(blocks).
+    #[cold]
+    pub(super) fn must_be_linked(&self, block: Free) -> Result<()> {
+        match self.written_links(block) {
+            None => Ok(()),
+            Some(written) => self.mend().and(Err(written)),
+        }
+    }
+
     /// Whether free memory that is to be handed out, from one granule to another, is as it was filled,
     /// but for the links that it begins with; and what becomes the links of the rest behind it. If it is
     /// not, that is told once: it is filled anew. O(bytes).

@@ -509,6 +509,7 @@ impl Heap {
             (size, rest) = (size + rest, 0);
         }
         if self.is_filled() {
+            self.must_be_linked(found)?;
             self.must_be_filled(live, gap == 0, live + size, rest > 0)?;
         }
         let mut change = Change::new(Kind::Alloc, start, self.top());
@@ -567,6 +568,7 @@ impl Heap {
             return Ok(false);
         }
         if self.is_filled() {
+            right.map_or(Ok(()), |right| self.must_be_linked((right.start, right.size)))?;
             let new_end = granule + change.new[0].size;
             self.must_be_filled(end, right.is_some(), new_end, change.new[1].size > 0)?;
         }
