@@ -386,9 +386,10 @@ impl Heap {
 
     /// Whether what the map shows before a block is a free block. It is not if the caller promised
     /// zero bytes where there were others: then a block's inside may look like the end of one. But
-    /// the bins never have such a block.
+    /// the bins never have such a block. Where free memory is filled no such promise is believed, and
+    /// links that somebody wrote to are left as they are, to be found.
     fn is_free(&self, left: Free) -> bool {
-        self.honest(|bins| bins.hold(left)).is_ok()
+        self.is_filled() || self.honest(|bins| bins.hold(left)).is_ok()
     }
 
     /// Finishes the change that a dead owner left. May be repeated from any point. O(map).
