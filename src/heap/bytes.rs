@@ -13,17 +13,22 @@ use crate::error::{Error, Result};
 use crate::fill::{self, Fill};
 use crate::guard::Guards;
 use crate::map::{Entry, State};
-use crate::options::FILL_FREED;
+use crate::options::{FILL_FREED, GUARD};
 
 impl Heap {
     /// The size of the live block that starts here, if its guard is whole. O(guard).
-    #[inline]
+    #[inline(always)]
     pub fn intact_size(&self, granule: u32) -> Result<u32> {
         let size = self.live_size(granule)?;
-        if let Some(guards) = self.guards() {
-            guards.verify(granule, size)?;
+        if self.is_guarded() {
+            self.verify_guard(granule, size)?;
         }
         Ok(size)
+    }
+
+    #[cold]
+    fn verify_guard(&self, granule: u32, size: u32) -> Result<()> {
+        self.guards().map_or(Ok(()), |guards| guards.verify(granule, size).map(|_| ()))
     }
 
     /// The bytes of a live block of so many granules that are its owner's; 0 if what tells of them
@@ -35,8 +40,9 @@ impl Heap {
         }
     }
 
-    /// Sets the guard of a live block that is not delivered yet, in pools that have guards.
-    #[inline]
+    /// Sets the guard of a live block of which `asked` bytes are its owner's: of one that is not
+    /// delivered yet, or by a change that is sealed.
+    #[cold]
     pub fn set_guard(&self, granule: u32, asked: usize) {
         if let Some(guards) = self.guards() {
             if let Some((State::Live, size)) = self.block(granule) {
@@ -45,8 +51,13 @@ impl Heap {
         }
     }
 
+    /// Whether blocks have guards.
+    #[inline(always)]
+    pub fn is_guarded(&self) -> bool {
+        self.geometry.has(GUARD)
+    }
+
     /// The guards of the blocks, in pools that have them.
-    #[inline]
     pub fn guards(&self) -> Option<Guards<'_>> {
         Guards::of(&self.region, &self.geometry)
     }

@@ -70,6 +70,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether a magazine may take part.
+    fn has_magazine(self) -> bool {
+        !matches!(self, Kind::Resize | Kind::Deliver | Kind::Recall)
+    }
+
     /// Whether it changes a slot, and no map.
     pub fn is_of_slot(self) -> bool {
         matches!(self, Kind::Deliver | Kind::Recall)
@@ -122,10 +127,9 @@ pub struct Change {
     pub new: [Entry; 3],
     /// Where `top` is then.
     pub top: u32,
-    /// Of a [`Kind::Resize`] in a pool with guards: the bytes asked for; else 0.
-    pub asked: u64,
     /// What a magazine holds then; of a refill, how often the first of the row stands there. Of a
-    /// [`Kind::Deliver`] and a [`Kind::Recall`] of the block at `at`, where the slot lies.
+    /// [`Kind::Deliver`] and a [`Kind::Recall`] of the block at `at`, where the slot lies; of a
+    /// [`Kind::Resize`] in a pool with guards, the bytes asked for.
     pub taker: Taker,
 }
 
@@ -134,7 +138,7 @@ impl Change {
     pub fn new(kind: Kind, at: u32, top: u32) -> Change {
         let none = Entry { state: State::Free, size: 0 };
         let (old, new) = ([NOWHERE; 3], [none; 3]);
-        Change { kind, at, old, new, top, asked: 0, taker: Taker::NONE }
+        Change { kind, at, old, new, top, taker: Taker::NONE }
     }
 
     /// How often the first of the new row stands there.
@@ -162,6 +166,7 @@ impl Change {
     }
 
     /// Writes the new row over the old one. Doing it again changes nothing.
+    #[inline(always)]
     pub fn apply(&self, region: &Region, map: &Map) {
         let (starts, end) = self.starts();
         if self.kind != Kind::Join {
@@ -178,7 +183,7 @@ impl Change {
                 map.write(start, new);
             }
         }
-        if self.taker.count_at != 0 && !self.kind.is_of_slot() {
+        if self.taker.count_at != 0 && self.kind.has_magazine() {
             self.settle(region, map);
         }
     }
@@ -235,9 +240,11 @@ impl Change {
         let taker = self.taker;
         let takes = matches!(self.kind, Kind::Refill | Kind::Loosen);
         let is_none = taker.count_at == 0 && !takes;
-        let is_taker = match self.kind.is_of_slot() {
-            true => geometry.is_slot(taker.count_at),
-            false => is_none || geometry.is_count(taker.count_at),
+        let room = geometry.bytes(self.new[0].size).saturating_sub(GUARD_BYTES);
+        let is_taker = match self.kind {
+            Kind::Deliver | Kind::Recall => geometry.is_slot(taker.count_at),
+            Kind::Resize if geometry.has(GUARD) => (1..=room).contains(&taker.count_at),
+            _ => is_none || geometry.is_count(taker.count_at) && self.kind.has_magazine(),
         };
         if taker.count > MAGAZINE_ITEMS || !is_taker {
             return false;
@@ -261,13 +268,7 @@ impl Change {
         } else {
             self.old.iter().all(|&start| start == NOWHERE || start < known)
         };
-        let asked_agrees = if self.kind == Kind::Resize && geometry.has(GUARD) {
-            let room = geometry.bytes(self.new[0].size).saturating_sub(GUARD_BYTES) as u64;
-            (1..=room).contains(&self.asked)
-        } else {
-            self.asked == 0
-        };
-        row_fits && lives_agree && cached_agrees && slot_agrees && olds_fit && asked_agrees
+        row_fits && lives_agree && cached_agrees && slot_agrees && olds_fit
     }
 
     #[inline]
@@ -284,8 +285,7 @@ impl Change {
             pair(z, self.top),
             pair(a.size, b.size),
             pair(c.size, counts),
-            // Never both.
-            count_at as u64 | self.asked,
+            count_at as u64,
         ]
     }
 
@@ -312,14 +312,12 @@ impl Change {
             4 => Some(Entry { state: State::Loose, size }),
             _ => None,
         };
-        let (asked, count_at) = if kind == Kind::Resize { (count_at, 0) } else { (0, count_at) };
         Some(Change {
             kind,
             at: high(what_at),
             old: [low(xy), high(xy), low(z_top)],
             new: [block(8, low(ab))?, block(16, high(ab))?, block(24, low(c_counts))?],
             top: high(z_top),
-            asked,
             taker: Taker {
                 count_at: usize::try_from(count_at).ok()?,
                 count: high(c_counts) & 0xff,

@@ -179,25 +179,32 @@ impl Heap {
         if let Some(found) = self.find(&ask)? {
             return self.carve(found, &ask);
         }
-        if let Some(start) = self.extend(&ask)? {
-            return Ok(start);
+        match self.extend(&ask)? {
+            Some(start) => Ok(start),
+            None => self.alloc_exactly(&ask),
         }
+    }
+
+    /// [`Heap::alloc`] after a look at all free blocks. O(blocks).
+    #[cold]
+    fn alloc_exactly(&self, ask: &Ask) -> Result<u32> {
         self.join_all()?;
         let fits = |block| {
             self.show_progress();
             ask.fits(block)
         };
-        match self.told(|bins| bins.find_exactly(size, fits))? {
-            Some(found) => self.carve(found, &ask),
+        match self.told(|bins| bins.find_exactly(ask.size, fits))? {
+            Some(found) => self.carve(found, ask),
             // What was joined may have brought `top` down.
             None => self
-                .extend(&ask)?
-                .ok_or(Error::OutOfMemory { size: self.geometry.bytes(size) as u64 }),
+                .extend(ask)?
+                .ok_or(Error::OutOfMemory { size: self.geometry.bytes(ask.size) as u64 }),
         }
     }
 
     /// A free block in which a block as asked for fits, after some that were loose have become such.
     /// O(1).
+    #[inline(always)]
     fn find(&self, ask: &Ask) -> Result<Option<Free>> {
         // Where the map is damaged the hand stops; what is in the bins can be had all the same.
         let _ = self.join_few();
@@ -286,7 +293,7 @@ impl Heap {
             return self.grow(granule, old, size, asked);
         }
         if !self.is_worth_a_block(old - size) {
-            if self.geometry.guard() > 0 {
+            if self.is_guarded() {
                 let mut change = self.resizing(granule, asked);
                 change.new[0] = Entry { state: State::Live, size: old };
                 self.commit(change, [None, None]);
@@ -312,8 +319,8 @@ impl Heap {
     fn resizing(&self, granule: u32, asked: usize) -> Change {
         let mut change = Change::new(Kind::Resize, granule, self.top());
         change.old[0] = granule;
-        if self.geometry.guard() > 0 {
-            change.asked = asked as u64;
+        if self.is_guarded() {
+            change.taker.count_at = asked;
         }
         change
     }
@@ -433,15 +440,23 @@ impl Heap {
 
     /// [`Heap::honest`]; that it was a write to free memory which made the bins lie is told once they
     /// are made anew, in pools that look for that.
+    #[inline(always)]
     fn told<T>(&self, attempt: impl Fn(&Bins) -> core::result::Result<T, Lie>) -> Result<T> {
         match attempt(&self.bins) {
             Ok(answer) => Ok(answer),
-            Err(Lie) => {
-                let written = self.any_written_links();
-                let answer = self.honest(attempt)?;
-                written.map_or(Ok(answer), Err)
-            }
+            Err(Lie) => self.told_of_lies(attempt),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn told_of_lies<T>(
+        &self,
+        attempt: impl Fn(&Bins) -> core::result::Result<T, Lie>,
+    ) -> Result<T> {
+        let written = self.any_written_links();
+        let answer = self.honest(attempt)?;
+        written.map_or(Ok(answer), Err)
     }
 
     /// Makes the hints anew after they were found wrong. Under a record, so that who dies here
@@ -500,6 +515,7 @@ impl Heap {
 
     /// Makes a live block of a free one: what comes before the aligned place and what is left over
     /// stay free.
+    #[inline(always)]
     fn carve(&self, found: Free, ask: &Ask) -> Result<u32> {
         let (start, whole) = found;
         let live = ask.align(start) as u32;
@@ -641,10 +657,10 @@ impl Heap {
             _ => 0,
         };
         change.apply(&self.region, &self.map);
-        if let Some(guards) = self.guards().filter(|_| change.asked > 0) {
-            guards.set(change.at, change.new[0].size, change.asked as usize);
-        }
         self.words.set_top(change.top);
+        if change.kind == Kind::Resize && self.is_guarded() {
+            self.set_guard(change.at, change.taker.count_at);
+        }
         if change.kind.is_of_slot() {
             self.settle_slot(change);
         }

@@ -520,7 +520,7 @@ impl Handle {
     fn resize(&self, granule: u32, size: usize, wanted: u32) -> Result<bool> {
         let heap = self.heap();
         let old = heap.live_size(granule)?;
-        let is_guarded = self.geometry.guard() > 0;
+        let is_guarded = heap.is_guarded();
         if old == wanted && !is_guarded {
             return Ok(true);
         }
@@ -591,7 +591,9 @@ impl Handle {
                 }
                 moved => moved?,
             };
-            heap.set_guard(moved, size);
+            if heap.is_guarded() {
+                heap.set_guard(moved, size);
+            }
             let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
             self.in_pieces(heap, old.min(size), |at, len| {
                 self.region.copy(from + at, to + at, len);
@@ -664,7 +666,9 @@ impl Handle {
             }
             self.locked(|heap| {
                 let granule = self.alloc(heap, granules, alignment)?;
-                heap.set_guard(granule, size);
+                if heap.is_guarded() {
+                    heap.set_guard(granule, size);
+                }
                 if let Some(byte) = fill {
                     // Before the block is delivered: who dies here leaves no block behind.
                     let at = self.geometry.offset(granule);

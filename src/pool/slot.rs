@@ -75,7 +75,9 @@ impl Handle {
                     return Err(taken);
                 }
                 let granule = self.alloc(heap, granules, 1)?;
-                heap.set_guard(granule, size);
+                if heap.is_guarded() {
+                    heap.set_guard(granule, size);
+                }
                 if let Some(byte) = fill {
                     let at = self.geometry.offset(granule);
                     self.in_pieces(heap, size, |from, len| self.region.fill(at + from, len, byte));

@@ -143,14 +143,14 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
         "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n        self.fill_freed(&change, &[None, None]);\n",
     ),
     (
-        "heap_that_guards_once",
+        "heap_that_forgets_what_was_asked",
         "        self.apply(&change);\n        let rebuilt",
-        "        self.apply(&Change { asked: 0, ..change });\n        let rebuilt",
+        "        self.apply(&Change { taker: Taker::NONE, ..change });\n        let rebuilt",
     ),
     (
         "heap_that_guards_before_it_seals",
         "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n",
-        "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n        if let Some(guards) = self.guards().filter(|_| change.asked > 0) {\n            guards.set(change.at, change.new[0].size, change.asked as usize);\n        }\n",
+        "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n        if let Some(guards) = self.guards().filter(|_| change.kind == Kind::Resize) {\n            guards.set(change.at, change.new[0].size, change.taker.count_at);\n        }\n",
     ),
     (
         "heap_that_joins_before_it_seals",

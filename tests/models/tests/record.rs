@@ -668,6 +668,6 @@ fails! {
     heap_that_fills_once: looks, "as it must be";
     heap_that_fills_too_late: looks, "as it must be";
     heap_that_fills_before_it_seals: looks, "as it must be";
-    heap_that_guards_once: looks, "as it must be";
+    heap_that_forgets_what_was_asked: looks, "as it must be";
     heap_that_guards_before_it_seals: looks, "as it must be";
 }
