@@ -299,11 +299,13 @@ impl Region {
     pub fn find_other(&self, byte: u8, at: usize, end: usize) -> Option<usize> {
         let is_other = |at: &usize| self.load8(*at) != byte;
         let first = end.min(at + (self.address() + at).wrapping_neg() % 8);
-        let words = self.row::<AtomicU64>(first, end.saturating_sub(first) / 8)?;
+        let words = self.row::<AtomicU64>(first, end.saturating_sub(first) / 8);
         let same = u64::from_ne_bytes([byte; 8]);
-        let is_same =
-            |&word: &usize| words.get(word).is_some_and(|word| word.load(Relaxed) == same);
-        let rest = first + 8 * (0..words.len()).take_while(is_same).count();
+        let is_same = |word: &AtomicU64| word.load(Relaxed) == same;
+        let count = words.map_or(0, |words| {
+            (0..words.len()).take_while(|&at| words.get(at).is_some_and(is_same)).count()
+        });
+        let rest = first + 8 * count;
         (at..first).find(is_other).or_else(|| (rest..end).find(is_other))
     }
 
