@@ -41,12 +41,11 @@ const _: () = assert!(GUARD_BYTES == 2 * TAIL_BYTES && FACTOR.wrapping_mul(INVER
 // A byte of the tail that becomes another makes it tell of another size, further from the true one
 // than any block is long.
 const _: () = {
-    let (mut place, mut by) = (0, 1);
+    let (mut place, mut by) = (0u32, 1u64);
     while place < 64 {
-        let moved = (by << place) as u64;
-        let moved = moved.wrapping_mul(INVERSE);
+        let moved = (by << place).wrapping_mul(INVERSE);
         assert!(moved >= SIZE_MAX && moved.wrapping_neg() >= SIZE_MAX);
-        (place, by) = if by == 255u64 { (place + 8, 1) } else { (place, by + 1) };
+        (place, by) = if by == 255 { (place + 8, 1) } else { (place, by + 1) };
     }
 };
 

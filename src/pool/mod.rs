@@ -356,12 +356,12 @@ impl Handle {
 
     /// The bytes that a live block holds; 0 for any other pointer. O(1), takes no lock.
     pub fn usable_size(&self, block: *const u8) -> usize {
-        let size = || {
+        let size = || -> Result<usize> {
             self.is_here()?;
             let granule = self.granule(block)?;
             Ok(self.heap().usable(granule, self.heap().live_size(granule)?))
         };
-        size().unwrap_or_else(|_: Error| 0)
+        size().unwrap_or(0)
     }
 
     /// The bytes that a block for `size` bytes would hold; 0 if there could be none. O(1).
