@@ -162,10 +162,21 @@
 /// mempool_options.flags: no thread caches; every call takes the pool's lock.
 #define MEMPOOL_NO_THREAD_CACHES 8
 
-/// mempool_options.flags: reserved for canaries behind blocks; this version refuses it.
+/// mempool_options.flags: the bytes between what was asked for and a block's end, 16 at least, are a
+/// guard, set when the block is made and looked at when it ends or changes (mempool_free,
+/// mempool_free_sized, mempool_free_from, mempool_realloc, mempool_expand, mempool_reap) and by
+/// mempool_check. If somebody wrote there the call says CORRUPTED and changes nothing, the block stays
+/// live, and the message names its offset and the first byte overwritten: "at offset 4136, 0 bytes
+/// behind its 40". mempool_free_all looks at no guard, and is the way to begin anew.
+/// mempool_usable_size is exactly what was asked for. No thread caches.
 #define MEMPOOL_GUARD 16
 
-/// mempool_options.flags: reserved for overwriting freed blocks; this version refuses it.
+/// mempool_options.flags: free memory is filled with bytes 0xdf, and looked at when it is handed out and
+/// by mempool_check. If somebody wrote there, into a block that was freed, the call that was to get it
+/// fails with CORRUPTED (errno EIO), once: the message names the first byte, the memory is filled
+/// anew, and the same call succeeds the next time. The first 8 bytes of a free block are the pool's
+/// own: what is written there is told too, if it is none of the pool's. Calls take time in proportion
+/// to the bytes that they free or hand out. No thread caches.
 #define MEMPOOL_FILL_FREED 32
 
 /// mempool_options.flags: every live block carries the process that made it, for mempool_reap. It
@@ -398,7 +409,8 @@ mempool_status_t mempool_release(mempool_t *pool);
 ///
 /// - `block`: from this pool, got by any process; NULL is OK and does nothing.
 /// - Errors: FOREIGN_POINTER, NOT_ALLOCATED, BUSY (it has a name, or is the root; counted, too),
-///   INVALID_ARGUMENT (pool is NULL).
+///   INVALID_ARGUMENT (pool is NULL); CORRUPTED if the pool has MEMPOOL_GUARD and somebody wrote beyond the
+///   block, which stays live then.
 /// - Threads: any, at any time. A block that fits the thread's cache takes no lock.
 /// - Cost: O(1); O(a magazine of 60 blocks) when what threads cache has reached its bound.
 mempool_status_t mempool_free(mempool_t *pool, void *block);
@@ -406,7 +418,7 @@ mempool_status_t mempool_free(mempool_t *pool, void *block);
 /// Frees a block of a size that the caller knows, and refuses it if the block cannot have been
 /// asked for with that size.
 ///
-/// - `size`: bytes, as last asked for.
+/// - `size`: bytes, as last asked for. With MEMPOOL_GUARD any other is refused.
 /// - Errors: those of mempool_free; INVALID_ARGUMENT also for the wrong size.
 /// - Threads: any, at any time.
 /// - Cost: O(1).
@@ -421,7 +433,8 @@ mempool_status_t mempool_free_sized(mempool_t *pool, void *block, size_t size);
 ///
 /// - Returns NULL with errno EINVAL: size is 0, or pool is NULL; ENOMEM: no free run fits; EBUSY: the
 ///   pool has MEMPOOL_OWNER_TAGS, and no room for another process that owns blocks (see
-///   mempool_reap). So do all that allocate.
+///   mempool_reap); EIO: the pool has MEMPOOL_FILL_FREED, and somebody wrote to the memory after it was
+///   freed. So do all that allocate.
 /// - Threads: any, at any time. A size that the thread's cache has takes no lock.
 /// - Cost: O(1), or O(a magazine of 60 blocks) when a cache is filled; not so a call that fails, or
 ///   nearly does, which gives caches back and looks at every block, and the
@@ -465,7 +478,8 @@ void *mempool_aligned_alloc(mempool_t *pool, size_t alignment, size_t size) MEMP
 /// - `block`: NULL = mempool_malloc. `size`: bytes; 0 is an error, and the block stays.
 /// - Returns the block, moved or not, or NULL with errno EINVAL: size is 0, block is no live
 ///   block (mempool_last_error says which way), or pool is NULL; ENOMEM: no free run fits; EBUSY: the
-///   block would have to move, and it has a name or is the root. On failure the block is as it was.
+///   block would have to move, and it has a name or is the root; EIO: see MEMPOOL_GUARD and
+///   MEMPOOL_FILL_FREED. On failure the block is as it was.
 /// - Threads: any, at any time; the block must not be used by others meanwhile.
 /// - Cost: O(1) in place; else that of mempool_malloc, and of copying the block.
 void *mempool_realloc(mempool_t *pool, void *block, size_t size) MEMPOOL_BLOCK(3);
@@ -481,7 +495,8 @@ void *mempool_realloc_array(mempool_t *pool, void *block, size_t count, size_t s
 ///
 /// - `size`: bytes; no more than the block has is OK and changes nothing.
 /// - Errors: OUT_OF_MEMORY (no room behind the block, which stays as it was), FOREIGN_POINTER
-///   (NULL too), NOT_ALLOCATED, INVALID_ARGUMENT (size is 0, or pool is NULL).
+///   (NULL too), NOT_ALLOCATED, INVALID_ARGUMENT (size is 0, or pool is NULL), CORRUPTED (see
+///   MEMPOOL_GUARD and MEMPOOL_FILL_FREED).
 /// - Threads: any, at any time.
 /// - Cost: O(1), but for the first use of memory.
 mempool_status_t mempool_expand(mempool_t *pool, void *block, size_t size);
@@ -541,12 +556,14 @@ mempool_status_t mempool_free_from(mempool_t *pool,
 /// - Cost: O(the pool's map).
 mempool_status_t mempool_free_all(mempool_t *pool);
 
-/// How many bytes of a block can be used: what was asked for, with its rounding.
+/// How many bytes of a block can be used: what was asked for, with its rounding; with MEMPOOL_GUARD
+/// exactly what was asked for.
 ///
-/// - Returns bytes; 0 for a pointer that is no live block, or if pool is NULL.
+/// - Returns bytes; 0 if what tells them was overwritten; 0 for a pointer that is no live block, or if pool is NULL.
 /// - Threads: any, at any time.
 /// - Cost: O(1).
-size_t mempool_usable_size(const mempool_t *pool, const void *block);
+size_t mempool_usable_size(const mempool_t *pool,
+                           const void *block);
 
 /// How many bytes could be used of a block that mempool_malloc makes for `size`: what to ask for
 /// so that nothing is lost to rounding.
@@ -588,7 +605,7 @@ mempool_status_t mempool_stats(mempool_t *pool, mempool_stats_t *out);
 ///
 /// - Errors: CORRUPTED (mempool_last_message says what is wrong, and where), INVALID_ARGUMENT.
 /// - Threads: any, at any time.
-/// - Cost: O(the pool's map).
+/// - Cost: O(the pool's map); with MEMPOOL_FILL_FREED O(the free bytes).
 mempool_status_t mempool_check(mempool_t *pool);
 
 /// Shows every block, free ones included, in the order of addresses.
@@ -663,10 +680,12 @@ mempool_status_t mempool_recover(mempool_t *pool, uint64_t *recovered);
 ///
 /// - `pid`: the process, 0 = all of the dead. One that never owned a block is OK, nothing is freed.
 /// - `visit`: sees each block before it goes; no lock is held, it may call any function. NULL frees
-///   all. One that has a name, or is the root, is kept whatever it says. `context` is passed on to it. `*reaped`: what was done, all 0 on failure; may be NULL.
+///   all. One that has a name, or is the root, is kept whatever it says. `context` is passed on to it.
+///   `*reaped`: what was done, before an error too; may be NULL.
 /// - Errors: BUSY (the process lives; or processes of several pid namespaces use the pool, so no
 ///   death can be told), INVALID_ARGUMENT (the pool is without MEMPOOL_OWNER_TAGS or NULL, pid is
-///   negative), CORRUPTED. What was freed before an error stays freed.
+///   negative), CORRUPTED. What was freed before an error stays freed. Blocks beyond which somebody
+///   wrote (see MEMPOOL_GUARD) are kept; the others go, and then the first of these is told.
 /// - Threads: any, at any time, several at once; nobody may use the blocks that go.
 /// - Cost: O(the pool's map), and what visit costs; the lock is held for a part at a time.
 mempool_status_t mempool_reap(mempool_t *pool,

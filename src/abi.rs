@@ -54,9 +54,20 @@ pub const MEMPOOL_NO_SPLIT: u32 = 2;
 pub const MEMPOOL_ZEROED: u32 = 4;
 /// mempool_options.flags: no thread caches; every call takes the pool's lock.
 pub const MEMPOOL_NO_THREAD_CACHES: u32 = 8;
-/// mempool_options.flags: reserved for canaries behind blocks; this version refuses it.
+/// mempool_options.flags: the bytes between what was asked for and a block's end, 16 at least, are a
+/// guard, set when the block is made and looked at when it ends or changes (mempool_free,
+/// mempool_free_sized, mempool_free_from, mempool_realloc, mempool_expand, mempool_reap) and by
+/// mempool_check. If somebody wrote there the call says CORRUPTED and changes nothing, the block stays
+/// live, and the message names its offset and the first byte overwritten: "at offset 4136, 0 bytes
+/// behind its 40". mempool_free_all looks at no guard, and is the way to begin anew.
+/// mempool_usable_size is exactly what was asked for. No thread caches.
 pub const MEMPOOL_GUARD: u32 = 16;
-/// mempool_options.flags: reserved for overwriting freed blocks; this version refuses it.
+/// mempool_options.flags: free memory is filled with bytes 0xdf, and looked at when it is handed out and
+/// by mempool_check. If somebody wrote there, into a block that was freed, the call that was to get it
+/// fails with CORRUPTED (errno EIO), once: the message names the first byte, the memory is filled
+/// anew, and the same call succeeds the next time. The first 8 bytes of a free block are the pool's
+/// own: what is written there is told too, if it is none of the pool's. Calls take time in proportion
+/// to the bytes that they free or hand out. No thread caches.
 pub const MEMPOOL_FILL_FREED: u32 = 32;
 /// mempool_options.flags: every live block carries the process that made it, for mempool_reap. It
 /// costs a byte for each granule, 24 bytes for each process that there may be (a 64th of the pool, 8

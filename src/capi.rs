@@ -485,7 +485,8 @@ pub unsafe extern "C" fn mempool_release(pool: *mut mempool_t) -> mempool_status
 ///
 /// - `block`: from this pool, got by any process; NULL is OK and does nothing.
 /// - Errors: FOREIGN_POINTER, NOT_ALLOCATED, BUSY (it has a name, or is the root; counted, too),
-///   INVALID_ARGUMENT (pool is NULL).
+///   INVALID_ARGUMENT (pool is NULL); CORRUPTED if the pool has MEMPOOL_GUARD and somebody wrote beyond the
+///   block, which stays live then.
 /// - Threads: any, at any time. A block that fits the thread's cache takes no lock.
 /// - Cost: O(1); O(a magazine of 60 blocks) when what threads cache has reached its bound.
 #[unsafe(no_mangle)]
@@ -511,7 +512,7 @@ unsafe fn free_slowly(pool: *mut mempool_t, block: *mut c_void) -> mempool_statu
 /// Frees a block of a size that the caller knows, and refuses it if the block cannot have been
 /// asked for with that size.
 ///
-/// - `size`: bytes, as last asked for.
+/// - `size`: bytes, as last asked for. With MEMPOOL_GUARD any other is refused.
 /// - Errors: those of mempool_free; INVALID_ARGUMENT also for the wrong size.
 /// - Threads: any, at any time.
 /// - Cost: O(1).
@@ -537,7 +538,8 @@ pub unsafe extern "C" fn mempool_free_sized(
 ///
 /// - Returns NULL with errno EINVAL: size is 0, or pool is NULL; ENOMEM: no free run fits; EBUSY: the
 ///   pool has MEMPOOL_OWNER_TAGS, and no room for another process that owns blocks (see
-///   mempool_reap). So do all that allocate.
+///   mempool_reap); EIO: the pool has MEMPOOL_FILL_FREED, and somebody wrote to the memory after it was
+///   freed. So do all that allocate.
 /// - Threads: any, at any time. A size that the thread's cache has takes no lock.
 /// - Cost: O(1), or O(a magazine of 60 blocks) when a cache is filled; not so a call that fails, or
 ///   nearly does, which gives caches back and looks at every block, and the
@@ -631,7 +633,8 @@ pub unsafe extern "C" fn mempool_aligned_alloc(
 /// - `block`: NULL = mempool_malloc. `size`: bytes; 0 is an error, and the block stays.
 /// - Returns the block, moved or not, or NULL with errno EINVAL: size is 0, block is no live
 ///   block (mempool_last_error says which way), or pool is NULL; ENOMEM: no free run fits; EBUSY: the
-///   block would have to move, and it has a name or is the root. On failure the block is as it was.
+///   block would have to move, and it has a name or is the root; EIO: see MEMPOOL_GUARD and
+///   MEMPOOL_FILL_FREED. On failure the block is as it was.
 /// - Threads: any, at any time; the block must not be used by others meanwhile.
 /// - Cost: O(1) in place; else that of mempool_malloc, and of copying the block.
 #[unsafe(no_mangle)]
@@ -669,7 +672,8 @@ pub unsafe extern "C" fn mempool_realloc_array(
 ///
 /// - `size`: bytes; no more than the block has is OK and changes nothing.
 /// - Errors: OUT_OF_MEMORY (no room behind the block, which stays as it was), FOREIGN_POINTER
-///   (NULL too), NOT_ALLOCATED, INVALID_ARGUMENT (size is 0, or pool is NULL).
+///   (NULL too), NOT_ALLOCATED, INVALID_ARGUMENT (size is 0, or pool is NULL), CORRUPTED (see
+///   MEMPOOL_GUARD and MEMPOOL_FILL_FREED).
 /// - Threads: any, at any time.
 /// - Cost: O(1), but for the first use of memory.
 #[unsafe(no_mangle)]
@@ -769,9 +773,10 @@ pub unsafe extern "C" fn mempool_free_all(pool: *mut mempool_t) -> mempool_statu
     status("mempool_free_all", unsafe { handle(pool).and_then(|pool| pool.free_all()) })
 }
 
-/// How many bytes of a block can be used: what was asked for, with its rounding.
+/// How many bytes of a block can be used: what was asked for, with its rounding; with MEMPOOL_GUARD
+/// exactly what was asked for.
 ///
-/// - Returns bytes; 0 for a pointer that is no live block, or if pool is NULL.
+/// - Returns bytes; 0 if what tells them was overwritten; 0 for a pointer that is no live block, or if pool is NULL.
 /// - Threads: any, at any time.
 /// - Cost: O(1).
 #[unsafe(no_mangle)]
@@ -855,7 +860,7 @@ pub unsafe extern "C" fn mempool_stats(
 ///
 /// - Errors: CORRUPTED (mempool_last_message says what is wrong, and where), INVALID_ARGUMENT.
 /// - Threads: any, at any time.
-/// - Cost: O(the pool's map).
+/// - Cost: O(the pool's map); with MEMPOOL_FILL_FREED O(the free bytes).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_check(pool: *mut mempool_t) -> mempool_status_t {
     // SAFETY: NULL or a handle.
@@ -991,10 +996,12 @@ pub unsafe extern "C" fn mempool_recover(
 ///
 /// - `pid`: the process, 0 = all of the dead. One that never owned a block is OK, nothing is freed.
 /// - `visit`: sees each block before it goes; no lock is held, it may call any function. NULL frees
-///   all. One that has a name, or is the root, is kept whatever it says. `context` is passed on to it. `*reaped`: what was done, all 0 on failure; may be NULL.
+///   all. One that has a name, or is the root, is kept whatever it says. `context` is passed on to it.
+///   `*reaped`: what was done, before an error too; may be NULL.
 /// - Errors: BUSY (the process lives; or processes of several pid namespaces use the pool, so no
 ///   death can be told), INVALID_ARGUMENT (the pool is without MEMPOOL_OWNER_TAGS or NULL, pid is
-///   negative), CORRUPTED. What was freed before an error stays freed.
+///   negative), CORRUPTED. What was freed before an error stays freed. Blocks beyond which somebody
+///   wrote (see MEMPOOL_GUARD) are kept; the others go, and then the first of these is told.
 /// - Threads: any, at any time, several at once; nobody may use the blocks that go.
 /// - Cost: O(the pool's map), and what visit costs; the lock is held for a part at a time.
 #[unsafe(no_mangle)]
@@ -1008,20 +1015,20 @@ pub unsafe extern "C" fn mempool_reap(
     let mut visitor = |block: &Block, owner: &Owner| {
         visit.is_none_or(|visit| visit(&shown(block), &shown_owner(owner), context))
     };
+    let mut done = Reaped::default();
     // SAFETY: NULL or a handle; of what goes the caller says that nobody uses it any more.
     let result = unsafe {
         handle(pool).and_then(|pool| {
             let pid = u32::try_from(pid)
                 .map_err(|_| Error::Argument("pid must be a process's number, or 0 for all"))?;
-            pool.reap(Some(pid).filter(|&pid| pid != 0), &mut visitor)
+            pool.reap_into(Some(pid).filter(|&pid| pid != 0), &mut visitor, &mut done)
         })
     };
-    let Reaped { owners, freed_count, freed_size, kept_count, kept_size } =
-        result.unwrap_or_default();
+    let Reaped { owners, freed_count, freed_size, kept_count, kept_size } = done;
     let done = mempool_reaped { owners, freed_count, freed_size, kept_count, kept_size };
     // SAFETY: NULL or the caller's to write.
     unsafe { store(reaped, done) };
-    status("mempool_reap", result.map(drop))
+    status("mempool_reap", result)
 }
 
 /// Makes a block this process's, whosever it was: for who receives it from another. From then on

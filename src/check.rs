@@ -12,7 +12,7 @@ use crate::region::Region;
 
 /// Verifies a pool whose lock the caller holds: the header, that blocks tile the region up to
 /// `top`, that no byte between is a start, that free blocks but loose ones are joined and known from
-/// both ends, that bins and counts agree. O(map).
+/// both ends, that bins and counts agree; where it is known what bytes must be, that they are. O(map).
 /// `still`: no other thread moves cached blocks meanwhile.
 pub fn check(
     region: &Region,
@@ -29,6 +29,8 @@ pub fn check(
     if heap.counts() != found {
         return corrupted("counts disagree with the map", geometry.header);
     }
+    // First, since who writes to free memory may have hit the bins' links: then that is told.
+    heap.check_bytes()?;
     if heap.binned() != Some(found.free_count - found.loose) {
         return corrupted("the bins disagree with the map", geometry.bitmap());
     }

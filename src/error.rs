@@ -62,6 +62,12 @@ pub enum Error {
     WrongSize { at: u64, block: u64, size: u64 },
     /// The pool's bytes are damaged; the text says what lies at the offset.
     Corrupted { what: &'static str, at: u64 },
+    /// Of the `asked` bytes of the block at `block` the guard behind them is damaged, first at `at`.
+    Overrun { block: u64, asked: u64, at: u64 },
+    /// The same, where the guard does not tell any more how long the block was.
+    OverrunToTheEnd { block: u64, at: u64 },
+    /// Free memory has been written to; `at` is the first byte.
+    WrittenFree { at: u64 },
     /// This thread is inside a call on this pool already (a signal handler?).
     Reentered,
     /// The slot is taken.
@@ -88,7 +94,10 @@ impl Error {
             Error::OutOfMemory { .. } | Error::NoHandle => OUT_OF_MEMORY,
             Error::Foreign { .. } => FOREIGN_POINTER,
             Error::NotAllocated { .. } => NOT_ALLOCATED,
-            Error::Corrupted { .. } => CORRUPTED,
+            Error::Corrupted { .. }
+            | Error::Overrun { .. }
+            | Error::OverrunToTheEnd { .. }
+            | Error::WrittenFree { .. } => CORRUPTED,
             Error::Reentered | Error::Busy(_) | Error::Bound { .. } => BUSY,
             Error::Exists { .. } | Error::NameTaken => EXISTS,
             Error::NotFound(_) => NOT_FOUND,
@@ -123,6 +132,16 @@ impl fmt::Display for Error {
                 write!(f, "the block of {block} bytes at offset {at} was never asked for as {size} bytes")
             }
             Error::Corrupted { what, at } => write!(f, "corrupted at offset {at}: {what}"),
+            Error::Overrun { block, asked, at } => {
+                let behind = at.wrapping_sub(block).wrapping_sub(asked);
+                write!(f, "the block at offset {block} was written beyond its end: at offset {at}, {behind} bytes behind its {asked}")
+            }
+            Error::OverrunToTheEnd { block, at } => {
+                write!(f, "the block at offset {block} was written beyond its end: at offset {at} or before, over all that tells its size")
+            }
+            Error::WrittenFree { at } => {
+                write!(f, "free memory was written to at offset {at}: somebody uses a block that was freed")
+            }
             Error::Exists { at } => {
                 write!(f, "the slot at offset {at} is not 0: mempool_free_from what it holds first")
             }

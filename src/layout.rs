@@ -138,6 +138,8 @@ const OWNERS_MAX: usize = 254;
 
 /// A word that leads to an entry of the directory of names.
 pub const LINK_BYTES: usize = 4;
+/// What lies behind the bytes of a guarded block at least: see [`crate::guard`].
+pub const GUARD_BYTES: usize = 16;
 
 /// A word of the caller's in which a block's offset is delivered.
 pub const SLOT_BYTES: usize = 8;
@@ -290,7 +292,8 @@ impl Geometry {
         self.owner = self.map;
         self.map += owners;
         let granules = last.saturating_sub(self.map) / (align + 1 + tag);
-        if granules == 0 {
+        // One byte can be had at least, with its guard.
+        if granules < (1 + self.guard()).div_ceil(align) {
             return Err(Misfit::Small);
         }
         self.granules = granules as u32;
@@ -306,7 +309,9 @@ impl Geometry {
             self.owners =
                 (region / OWNERS_SHARE / OWNER_BYTES).clamp(OWNERS_MIN, OWNERS_MAX) as u32;
         }
-        let plain = options::NO_THREAD_CACHES | options::NO_COMPACT | options::NO_SPLIT;
+        // What looks for mistakes does so under the lock, at each call.
+        let checked = options::GUARD | options::FILL_FREED;
+        let plain = options::NO_THREAD_CACHES | options::NO_COMPACT | options::NO_SPLIT | checked;
         if self.has(plain) || region < CACHED_REGION_MIN {
             return;
         }
@@ -408,9 +413,18 @@ impl Geometry {
         (granules as usize) << self.align_log2
     }
 
-    /// Granules that hold this many bytes; None if no block could.
+    /// Bytes at the end of each block that are its guard; 0 in pools without.
+    pub fn guard(&self) -> usize {
+        if self.has(options::GUARD) {
+            GUARD_BYTES
+        } else {
+            0
+        }
+    }
+
+    /// Granules that hold this many bytes, and their guard; None if no block could.
     pub fn granules_for(&self, bytes: usize) -> Option<u32> {
-        let granules = bytes.div_ceil(self.align());
+        let granules = bytes.checked_add(self.guard())?.div_ceil(self.align());
         u32::try_from(granules).ok().filter(|&granules| granules <= self.granules)
     }
 
@@ -438,7 +452,7 @@ impl Geometry {
         // never worse, so the least is found by halving.
         let mut too_short = self.start.saturating_add(HEADER_BYTES);
         let owners = if self.has(options::OWNER_TAGS) { OWNERS_MIN * OWNER_BYTES + 1 } else { 0 };
-        let mut enough = too_short.saturating_add(2 * align + 256 + owners);
+        let mut enough = too_short.saturating_add(2 * align + 2 * self.guard() + 256 + owners);
         if enough > isize::MAX as usize || !fits_anywhere(enough) {
             return usize::MAX;
         }
@@ -612,11 +626,9 @@ fn flags(options: &Options) -> Result<u32> {
         | options::NO_SPLIT
         | options::ZEROED
         | options::NO_THREAD_CACHES
+        | options::GUARD
+        | options::FILL_FREED
         | options::OWNER_TAGS;
-    const LATER: u32 = options::GUARD | options::FILL_FREED;
-    if options.flags & LATER != 0 {
-        return Err(Error::Argument("GUARD and FILL_FREED are not in this version"));
-    }
     if options.flags & !KNOWN != 0 {
         return Err(Error::Argument("an unknown flag"));
     }
@@ -691,10 +703,16 @@ mod tests {
     #[test]
     fn the_least_length_is_enough_everywhere_and_one_less_is_not() {
         for align in [0, 8, 16, 32, 128, 1024, 4096, 16_384, 65_536] {
-            for (start, flags) in [(0, 0), (1, 0), (4, 0), (100, 0), (0, options::OWNER_TAGS)] {
+            let (owned, guarded) = (options::OWNER_TAGS, options::GUARD);
+            let all = [(0, 0), (1, 0), (4, 0), (100, 0), (0, owned), (0, guarded), (3, guarded)];
+            for (start, flags) in all {
                 let options = Options { start, align, flags, ..Options::default() };
                 let len = min_len(&options).unwrap();
-                let at = |len, residue| Geometry::plan(residue, len, &options).is_ok();
+                let plan = |len, residue| Geometry::plan(residue, len, &options);
+                let at = |len, residue| {
+                    let plan = plan(len, residue);
+                    plan.is_ok_and(|plan| plan.granules_for(1).is_some())
+                };
                 assert!((0..4096).all(|residue| at(len, residue)), "align {align} start {start}");
                 assert!(!(0..4096).all(|residue| at(len - 1, residue)), "align {align}");
             }

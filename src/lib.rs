@@ -80,13 +80,15 @@
 //! | `class` | size classes | |
 //! | [`layout`] | the header; where everything lies | truth, written once |
 //! | `map` | one byte per granule: states and sizes of all blocks | truth |
+//! | `guard` | what lies behind the bytes of each block, in pools that look for overruns | truth |
+//! | `fill` | what free memory holds, in pools that look for writes to it | |
 //! | `lock` | the robust lock | |
 //! | `heap::words` | `top`, the watermark, counts | truth, truth, hints |
 //! | `heap::bins` | free blocks by size | hints |
 //! | `heap::change` | the record of the change under way | truth |
 //! | `heap::slot` | words of the callers' that name a block, changed with it as one event | |
 //! | `heap::name` | how a block gets a name and loses it, as one event | |
-//! | `heap` | malloc, free, resize: split, coalesce, recover; `heap::loose`: joining late | |
+//! | `heap` | malloc, free, resize: split, coalesce, recover; `heap::loose`: joining late; `heap::bytes`: guards and filled memory | |
 //! | `owners` | whose each live block is, in pools that know it | truth |
 //! | `names` | the directory: which block each name means | truth |
 //! | `depot` | magazines of cached blocks: whose each is; stacks of them for each class | truth, hints |
@@ -137,6 +139,7 @@
 //!   joins them.
 //! - **change, record**: how the map goes from one state to the next; where it is written down
 //!   first, so that the next owner of the lock can finish what a dead one began.
+//! - **guard**: the bytes between those that were asked for and the block's end.
 //! - **slot**: a word in a block of the caller's that holds another block's offset, or 0.
 //! - **name, root**: by which any process finds a block. A block that has one is *bound*: it may not
 //!   be freed. **Entry**: a block of the pool's own that holds a name; the **directory** is a tree of
@@ -156,6 +159,8 @@ mod class;
 mod counts;
 mod depot;
 pub mod error;
+mod fill;
+mod guard;
 mod hash;
 mod heap;
 pub mod layout;

@@ -9,9 +9,9 @@ pub const NO_SPLIT: u32 = 2;
 pub const ZEROED: u32 = 4;
 /// Every call takes the pool's lock: no thread caches.
 pub const NO_THREAD_CACHES: u32 = 8;
-/// Reserved: canary bytes behind each block.
+/// Bytes behind each block are set, and looked at when it ends or changes: see `guard`.
 pub const GUARD: u32 = 16;
-/// Reserved: freed bytes are overwritten and checked at reuse.
+/// Free memory is filled, and looked at when it is handed out: see `fill`.
 pub const FILL_FREED: u32 = 32;
 /// Every live block is tagged with the process that made it, so that what the dead left can be freed.
 pub const OWNER_TAGS: u32 = 65_536;

@@ -300,6 +300,20 @@ impl Region {
         None
     }
 
+    /// Offset of the first byte of `[at, end)` that is another than this; whole words at a time.
+    pub fn find_other(&self, byte: u8, at: usize, end: usize) -> Option<usize> {
+        let is_other = |at: &usize| self.load8(*at) != byte;
+        let first = end.min(at + (self.address() + at).wrapping_neg() % 8);
+        let words = self.row::<AtomicU64>(first, end.saturating_sub(first) / 8);
+        let same = u64::from_ne_bytes([byte; 8]);
+        let is_same = |word: &AtomicU64| word.load(Relaxed) == same;
+        let count = words.map_or(0, |words| {
+            (0..words.len()).take_while(|&at| words.get(at).is_some_and(is_same)).count()
+        });
+        let rest = first + 8 * count;
+        (at..first).find(is_other).or_else(|| (rest..end).find(is_other))
+    }
+
     /// Sets the contents of a block that the caller is about to own.
     pub fn fill(&self, at: usize, len: usize, byte: u8) {
         if at <= self.len && len <= self.len - at {
@@ -345,6 +359,8 @@ pub(crate) mod tests {
                 assert_eq!(region.find_bits_back(0xc0, 0, from), (at < from).then_some(at));
                 assert_eq!(region.find_bits_back(0xc0, from, 61), expected);
                 assert_eq!(region.find_bits_back(0x3f, 0, from), None);
+                assert_eq!(region.find_other(0, from, 61), expected);
+                assert_eq!(region.find_other(0, 0, from), (at < from).then_some(at));
             }
             region.clear(at, 1);
         }

@@ -5,6 +5,7 @@
 mod common;
 
 use ::mempool::abi::*;
+use ::mempool::layout::GUARD_BYTES;
 use common::child::{self, Child, End};
 use common::crowd::{Crowd, Losses};
 use common::random::Random;
@@ -16,7 +17,7 @@ const PROCESSES: usize = 3;
 /// So many kills, then a rest in which everything is counted.
 const ROUND: u64 = 10;
 /// As many as there are tests of this kind below.
-const SORTS: u64 = 5;
+const SORTS: u64 = 6;
 
 /// How often a process is killed, by all of these tests together.
 fn kills_of_all() -> u64 {
@@ -107,7 +108,8 @@ fn die_and_be_replaced(sort: &Sort) {
     assert_eq!(stats.rejected_frees, 0);
     assert_eq!(stats.failed_allocs > 0, sort.is_scarce);
     // All of it in one piece, whatever the dead had cached of it.
-    let all = pool.malloc((stats.total - stats.overhead) as usize);
+    let guard = if sort.flags & MEMPOOL_GUARD != 0 { GUARD_BYTES } else { 0 };
+    let all = pool.malloc((stats.total - stats.overhead) as usize - guard);
     pool.free(all.unwrap_or_else(|_| panic!("{:?}", pool.stats()))).expect("free");
     shared.must_be_whole(first);
     eprintln!(
@@ -153,6 +155,13 @@ fn killed_at_random_where_caches_are_scarce() {
 #[test]
 fn killed_at_random_without_caches() {
     let flags = MEMPOOL_NO_THREAD_CACHES;
+    run(Sort { len: 2 << 20, flags, max_threads: 0, largest: 4096, is_scarce: false });
+}
+
+/// Who dies inside a call leaves nothing that looks like a write beyond a block, or after its free.
+#[test]
+fn killed_at_random_where_mistakes_are_looked_for() {
+    let flags = MEMPOOL_GUARD | MEMPOOL_FILL_FREED;
     run(Sort { len: 2 << 20, flags, max_threads: 0, largest: 4096, is_scarce: false });
 }
 

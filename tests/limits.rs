@@ -109,8 +109,6 @@ fn bad_options() -> Vec<(&'static str, Options)> {
         with("min_split 8", |o| o.min_split = 8),
         with("an unknown flag", |o| o.flags = 128),
         with("all flags", |o| o.flags = u32::MAX),
-        with("guard", |o| o.flags = MEMPOOL_GUARD),
-        with("fill freed", |o| o.flags = MEMPOOL_FILL_FREED),
         with("struct_size 0", |o| o.struct_size = 0),
         with("struct_size too small", |o| o.struct_size -= 1),
     ]

@@ -8,7 +8,7 @@
 mod common;
 
 use ::mempool::abi::*;
-use ::mempool::layout::LOCK_OFFSET;
+use ::mempool::layout::{GUARD_BYTES, LOCK_OFFSET};
 use common::handle::{self, Block, Stats};
 use common::memory::PAGE;
 use common::random::Random;
@@ -104,6 +104,10 @@ enum Op {
     Reattach,
     Trim,
     Recover,
+    /// A byte behind a block is another for a while: which block, how far behind, and how it changes.
+    Overrun(Pick, usize, u8, Through),
+    /// The same, in a free block or above top.
+    WriteFree(Pick, usize, u8),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -144,7 +148,9 @@ enum Through {
 #[derive(Clone, Copy, Debug)]
 struct Live {
     asked: usize,
+    /// What the caller may write to, and the whole block.
     usable: usize,
+    whole: usize,
     stamp: u64,
 }
 
@@ -160,6 +166,8 @@ struct World {
     min_split: usize,
     compact: bool,
     split: bool,
+    /// Bytes behind each block that are looked at; 0 for none.
+    guard: usize,
     options: Options,
     len: usize,
     shift: usize,
@@ -254,6 +262,7 @@ impl World {
             min_split: if setup.min_split == 0 { 16 } else { setup.min_split },
             compact: setup.flags & MEMPOOL_NO_COMPACT == 0,
             split: setup.flags & MEMPOOL_NO_SPLIT == 0,
+            guard: if setup.flags & MEMPOOL_GUARD == 0 { 0 } else { GUARD_BYTES },
             options,
             len,
             shift: setup.shift,
@@ -292,7 +301,7 @@ impl World {
         assert_eq!(stats.overhead + stats.available, stats.total);
         // What is not a whole granule at the end is either counted as overhead or never usable.
         self.limit -= (self.limit - self.first) % self.align as u64;
-        assert!(self.limit - self.first >= self.align as u64, "room for malloc(1)");
+        assert!(self.limit - self.first >= self.need(1).unwrap(), "room for malloc(1)");
         self.observe(Change::default());
     }
 
@@ -314,7 +323,8 @@ impl World {
     }
 
     fn need(&self, size: usize) -> Option<u64> {
-        size.checked_next_multiple_of(self.align).map(|size| size as u64)
+        let size = size.checked_add(self.guard)?.checked_next_multiple_of(self.align)?;
+        Some(size as u64)
     }
 
     fn size(&self, size: Size) -> usize {
@@ -387,42 +397,52 @@ impl World {
         assert_eq!((self.origin() + offset) % alignment as u64, 0, "aligned as asked");
         assert!(self.align > PAGE || self.origin() == self.buffer() as u64, "asked by address");
         assert_eq!((offset - self.first) % self.align as u64, 0, "on a granule");
-        let usable = self.rounding(block, asked);
+        let whole = self.rounding(block, asked);
         if offset >= self.stats.top {
-            assert_eq!(Some(usable as u64), self.need(asked), "taken from top, exact");
+            assert_eq!(Some(whole as u64), self.need(asked), "taken from top, exact");
         }
-        assert!(usable as u64 <= self.limit - offset, "ends at {}", offset + usable as u64);
+        assert!(whole as u64 <= self.limit - offset, "ends at {}", offset + whole as u64);
         let next = self.live.range(offset..).next();
-        assert!(next.is_none_or(|(&next, _)| offset + usable as u64 <= next), "overlaps the next");
+        assert!(next.is_none_or(|(&next, _)| offset + whole as u64 <= next), "overlaps the next");
         let previous = self.live.range(..offset).next_back();
-        let clear = |(&at, live): (&u64, &Live)| at + live.usable as u64 <= offset;
+        let clear = |(&at, live): (&u64, &Live)| at + live.whole as u64 <= offset;
         assert!(previous.is_none_or(clear), "overlaps the previous");
-        self.stamp(offset, asked, usable);
-        let bounds = [offset, offset + usable as u64];
+        self.stamp(offset, asked, whole);
+        let bounds = [offset, offset + whole as u64];
         Change { new: bounds.into(), gone: BTreeSet::new() }
     }
 
-    /// The usable size, which is what was asked for, rounded as promised.
+    /// The size of a block, which is what was asked for, rounded as promised.
     fn rounding(&self, block: *mut u8, asked: usize) -> usize {
         let handle = self.handle();
         let usable = handle.usable_size(block);
         let need = self.need(asked).expect("a block of that size exists") as usize;
-        assert!(usable >= need, "usable {usable} of {asked}");
-        assert_eq!(usable % self.align, 0);
-        let rest = usable - need;
+        let whole = if self.guard > 0 {
+            assert_eq!((usable, handle.good_size(asked)), (asked, asked), "exactly as asked");
+            let offset = handle.offset(block);
+            let found = handle.walk().into_iter().find(|found| found.offset == offset);
+            found.expect("the walk shows it").size as usize
+        } else {
+            assert_eq!(handle.good_size(asked), need);
+            usable
+        };
+        assert!(whole >= need, "{whole} for {asked}");
+        assert_eq!(whole % self.align, 0);
+        let rest = whole - need;
         assert!(rest == 0 || rest < self.min_split || !self.split, "{rest} bytes not split off");
-        assert_eq!(handle.good_size(asked), need);
-        usable
+        whole
     }
 
     /// Fills a block with a number of its own.
-    fn stamp(&mut self, offset: u64, asked: usize, usable: usize) {
+    fn stamp(&mut self, offset: u64, asked: usize, whole: usize) {
+        let usable = if self.guard > 0 { asked } else { whole };
         self.stamps += 1;
         let stamp = self.stamps.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let from = self.shift + offset as usize;
         let bytes = self.mappings[self.now].bytes_mut(from, usable);
-        bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&stamp.to_ne_bytes()));
-        self.live.insert(offset, Live { asked, usable, stamp });
+        let stamped = stamp.to_ne_bytes();
+        bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&stamped[..chunk.len()]));
+        self.live.insert(offset, Live { asked, usable, whole, stamp });
     }
 
     /// The first `len` bytes of a block are as they were stamped.
@@ -582,6 +602,14 @@ impl World {
                 assert_eq!(self.handle().recover(), Ok(0), "nobody died");
                 Change::default()
             }
+            Op::Overrun(pick, behind, by, through) => {
+                self.overrun(pick, behind, by, through);
+                Change::default()
+            }
+            Op::WriteFree(pick, inside, by) => {
+                self.write_free(pick, inside, by);
+                Change::default()
+            }
         };
         self.observe(change);
     }
@@ -609,7 +637,7 @@ impl World {
 
     fn realloc(&mut self, pick: Pick, size: usize) -> Change {
         let Some((offset, old)) = self.pick(pick) else { return Change::default() };
-        let end = offset + old.usable as u64;
+        let end = offset + old.whole as u64;
         let answer = self.handle().realloc(self.at(offset), size);
         if size == 0 {
             assert_eq!(answer, Err(MEMPOOL_ERR_INVALID_ARGUMENT), "size 0");
@@ -628,7 +656,7 @@ impl World {
             self.failed += 1;
             return Change::default();
         };
-        assert_eq!(block == self.at(offset), in_place, "{} to {size}", old.usable);
+        assert_eq!(block == self.at(offset), in_place, "{} to {size}", old.whole);
         let moved = block as usize - self.buffer() as usize;
         self.intact(moved as u64, old.stamp, size.min(old.usable));
         self.live.remove(&offset);
@@ -636,12 +664,12 @@ impl World {
             assert!(self.fits(size, 1), "{size} bytes given, but no free run is that long");
             return self.born(block, size, 1);
         }
-        let usable = self.rounding(block, size);
-        assert!(usable as u64 <= room);
-        self.stamp(offset, size, usable);
+        let whole = self.rounding(block, size);
+        assert!(whole as u64 <= room);
+        self.stamp(offset, size, whole);
         // Where it cannot split, a block below another keeps what it had.
-        assert!(self.split || usable >= old.usable || end == self.stats.top);
-        self.resized(offset + usable as u64, end)
+        assert!(self.split || whole >= old.whole || end == self.stats.top);
+        self.resized(offset + whole as u64, end)
     }
 
     /// The block that ended at `old` ends at `new`: what was free between may be part of it.
@@ -653,7 +681,7 @@ impl World {
 
     fn expand(&mut self, pick: Pick, size: usize) -> Change {
         let Some((offset, old)) = self.pick(pick) else { return Change::default() };
-        let end = offset + old.usable as u64;
+        let end = offset + old.whole as u64;
         let answer = self.handle().expand(self.at(offset), size);
         if size == 0 {
             assert_eq!(answer, Err(MEMPOOL_ERR_INVALID_ARGUMENT), "size 0");
@@ -670,10 +698,10 @@ impl World {
             assert_eq!(self.handle().usable_size(self.at(offset)), old.usable, "never shrinks");
             return Change::default();
         }
-        let usable = self.rounding(self.at(offset), size);
-        assert!(usable as u64 <= room);
-        self.stamp(offset, size, usable);
-        self.resized(offset + usable as u64, end)
+        let whole = self.rounding(self.at(offset), size);
+        assert!(whole as u64 <= room);
+        self.stamp(offset, size, whole);
+        self.resized(offset + whole as u64, end)
     }
 
     fn is_bound(&self, offset: u64) -> bool {
@@ -743,9 +771,9 @@ impl World {
         let kept = if self.split {
             (self.min_split - 1) / self.align * self.align
         } else {
-            live.usable - self.align
+            live.whole - self.align
         };
-        let least = live.usable.saturating_sub(kept + self.align - 1).max(1);
+        let least = live.whole.saturating_sub(kept + self.align - 1).max(1);
         let (size, good) = match sized {
             Sized::Asked => (live.asked, true),
             Sized::Usable => (live.usable, true),
@@ -754,6 +782,8 @@ impl World {
             Sized::TooLarge(by) => (live.usable.saturating_add(by), false),
             Sized::TooSmall => (least - 1, false),
         };
+        // A guard tells exactly.
+        let good = if self.guard > 0 { size == live.asked } else { good };
         let answer = self.handle().free_sized(self.at(offset), size);
         if good && self.is_bound(offset) {
             assert_eq!(answer, Err(MEMPOOL_ERR_BUSY), "bound");
@@ -820,6 +850,65 @@ impl World {
         }
     }
 
+    /// Changes a byte behind a block, which the call tells of and leaves all as it is; then makes it what
+    /// it was.
+    fn overrun(&self, pick: Pick, behind: usize, by: u8, through: Through) {
+        let Some((offset, live)) = self.pick(pick).filter(|_| self.guard > 0) else { return };
+        let at = offset as usize + live.asked + behind % (live.whole - live.asked);
+        self.scribble(at, by, || {
+            let (handle, block) = (self.handle(), self.at(offset));
+            let most = 500.min((self.limit - self.first) as usize - self.guard);
+            let answer = match through {
+                Through::Free => handle.free(block),
+                Through::FreeSized => handle.free_sized(block, live.asked),
+                Through::Realloc => handle.realloc(block, 1 + behind % most).map(|_| ()),
+                Through::Expand => handle.expand(block, live.asked + behind % 50),
+            };
+            // So far behind all else was right, and the last byte of the block may be a guard's, too.
+            let tells = |status| {
+                assert_eq!(status, Err(MEMPOOL_ERR_CORRUPTED), "{at} of {live:?} at {offset}");
+                let message = handle::last_message();
+                assert!(message.contains(&format!("block at offset {offset} ")), "{message}");
+                assert!(message.contains(&format!("at offset {at}, ")), "{message}: {at}");
+            };
+            tells(answer);
+            tells(handle.check());
+        });
+    }
+
+    /// Changes a byte of a free block, or above top, which a check tells of; then makes it what it was.
+    fn write_free(&self, pick: Pick, inside: usize, by: u8) {
+        let mut runs: Vec<_> = self.runs().collect();
+        let above = runs.pop().expect("what lies above top");
+        let run = runs.get(pick as usize % (runs.len() + 1));
+        let filled = self.options.flags & MEMPOOL_FILL_FREED != 0;
+        // Links come first; above top only so much was ever reached.
+        let (offset, len) = run.map_or((above.0, 0), |&(offset, len)| (offset + 8, len - 8));
+        if !filled || len == 0 {
+            return;
+        }
+        let at = offset as usize + inside % len as usize;
+        self.scribble(at, by, || {
+            assert_eq!(self.handle().check(), Err(MEMPOOL_ERR_CORRUPTED), "byte {at}");
+            let message = handle::last_message();
+            assert!(message.contains(&format!("written to at offset {at}:")), "{message}: {at}");
+        });
+    }
+
+    /// Lets a byte be another meanwhile; nothing else changes.
+    fn scribble(&self, at: usize, by: u8, meanwhile: impl FnOnce()) {
+        let whole = self.limit as usize - self.first as usize;
+        let byte = &mut self.mappings[self.now].bytes_mut(self.shift + at, 1)[0];
+        *byte ^= by;
+        let before = self.bytes(self.first, whole).to_vec();
+        meanwhile();
+        assert!(
+            self.bytes(self.first, whole) == before,
+            "a call that is refused changed something"
+        );
+        *byte ^= by;
+    }
+
     fn free_all(&mut self) {
         self.handle().free_all().expect("free_all");
         self.live.clear();
@@ -869,7 +958,7 @@ impl World {
         assert!(at <= self.limit);
         let walked = blocks.iter().filter(|block| block.state == MEMPOOL_BLOCK_LIVE);
         let walked: Vec<_> = walked.map(|block| (block.offset, block.size as usize)).collect();
-        let held: Vec<_> = self.live.iter().map(|(&offset, live)| (offset, live.usable)).collect();
+        let held: Vec<_> = self.live.iter().map(|(&offset, live)| (offset, live.whole)).collect();
         assert_eq!(walked, held, "the live blocks are those that the caller holds");
         let free = |block: &Block| block.state == MEMPOOL_BLOCK_FREE;
         let entries = blocks.iter().filter(|block| block.state == MEMPOOL_BLOCK_META).count();
@@ -923,7 +1012,8 @@ impl World {
         assert_eq!(stats.overhead, self.after_init.overhead + sum(MEMPOOL_BLOCK_META).1);
         let largest = blocks.iter().filter(|block| block.state == MEMPOOL_BLOCK_FREE);
         let largest = largest.map(|block| block.size).max().unwrap_or(0);
-        assert_eq!(stats.largest_free, largest.max(self.limit - stats.top));
+        let largest = largest.max(self.limit - stats.top).saturating_sub(self.guard as u64);
+        assert_eq!(stats.largest_free, largest);
         assert_eq!(stats.rejected_frees, self.rejected);
         assert_eq!(stats.failed_allocs, self.failed);
         assert_eq!(stats.recoveries, 0);
@@ -1027,13 +1117,16 @@ fn setup() -> impl Strategy<Value = Setup> {
     let min_split = prop_oneof![3 => Just(0usize), 2 => 9..128usize, 1 => 128..5000usize];
     let flags =
         (prop::bool::weighted(0.25), prop::bool::weighted(0.2), any::<bool>(), any::<bool>());
-    let flags = (flags, prop::bool::weighted(0.25));
-    let flags = flags.prop_map(|((apart, whole, zeroed, uncached), owned)| {
+    let looks = (prop::bool::weighted(0.3), prop::bool::weighted(0.3));
+    let flags = (flags, prop::bool::weighted(0.25), looks);
+    let flags = flags.prop_map(|((apart, whole, zeroed, uncached), owned, (guarded, filled))| {
         (if apart { MEMPOOL_NO_COMPACT } else { 0 })
             | (if whole { MEMPOOL_NO_SPLIT } else { 0 })
             | (if zeroed { MEMPOOL_ZEROED } else { 0 })
             | (if uncached { MEMPOOL_NO_THREAD_CACHES } else { 0 })
             | (if owned { MEMPOOL_OWNER_TAGS } else { 0 })
+            | (if guarded { MEMPOOL_GUARD } else { 0 })
+            | (if filled { MEMPOOL_FILL_FREED } else { 0 })
     });
     let extra = prop_oneof![1 => 0..64usize, 4 => 64..2048usize, 3 => 2048..65_536usize];
     let extra_granules = prop_oneof![1 => Just(0usize), 1 => 0..12usize];
@@ -1134,6 +1227,14 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Reattach),
         1 => Just(Op::Trim),
         1 => Just(Op::Recover),
+        4 => (pick(), any::<usize>(), 1..=255u8, prop_oneof![
+            Just(Through::Free),
+            Just(Through::FreeSized),
+            Just(Through::Realloc),
+            Just(Through::Expand),
+        ]).prop_map(|(pick, behind, by, through)| Op::Overrun(pick, behind, by, through)),
+        2 => (pick(), any::<usize>(), 1..=255u8)
+            .prop_map(|(pick, inside, by)| Op::WriteFree(pick, inside, by)),
     ]
 }
 

@@ -63,8 +63,6 @@ static void test_init_refuses(void)
         {{.min_split = 8}, "min_split"},
         {{.flags = 128}, "flag"},
         {{.flags = 0x80000000u}, "flag"},
-        {{.flags = MEMPOOL_GUARD}, "GUARD"},
-        {{.flags = MEMPOOL_FILL_FREED}, "FILL_FREED"},
         {{.start = 4096, .end = 4096}, "end"},
         {{.start = 4096, .end = 100}, "end"},
     };

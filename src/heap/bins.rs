@@ -111,6 +111,27 @@ impl Bins {
         Ok(())
     }
 
+    /// Which of a free block's link words, if one, names neither nothing nor a free block of its bin:
+    /// somebody wrote to it. O(1).
+    pub fn odd_link(&self, block: Free) -> Option<usize> {
+        let own = self.links.get(block.0 as usize)?;
+        own.iter().position(|link| self.is_odd(read(link), block.1))
+    }
+
+    fn is_odd(&self, link: u32, size: u32) -> bool {
+        let names = |size: u32| self.bin_of(size);
+        link != NONE && self.free_size(link).map(names) != Some(names(size))
+    }
+
+    /// Makes the link words of a block that is in no bin any more what free memory consists of; but not
+    /// what somebody wrote there, which is to be found. O(1).
+    pub fn erase_links(&self, block: Free, byte: u8) {
+        let Some(own) = self.links.get(block.0 as usize) else { return };
+        for link in own.iter().filter(|link| !self.is_odd(read(link), block.1)) {
+            link.store(u32::from_ne_bytes([byte; 4]), Relaxed);
+        }
+    }
+
     /// Whether a free block of the map is in its bin, as its links and theirs agree. O(1).
     pub fn hold(&self, block: Free) -> Honest<()> {
         self.links(block).map(|_| ())

@@ -14,7 +14,7 @@
 //! leads to the same blocks each time.
 //!
 //! ```text
-//! seal | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine or word | slot 1: the same
+//! seal | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine, word or bytes | slot 1: the same
 //! ```
 //!
 //! A change may take a magazine with it: what it holds after the change. So a block that goes from
@@ -29,8 +29,9 @@
 
 use crate::class;
 use crate::layout::{Geometry, Header32, Header64};
-use crate::layout::{COUNT_AT, ITEMS_AT, MAGAZINE_ITEMS, NO_BLOCK, RECORD_OFFSET};
+use crate::layout::{COUNT_AT, GUARD_BYTES, ITEMS_AT, MAGAZINE_ITEMS, NO_BLOCK, RECORD_OFFSET};
 use crate::map::{Entry, Map, State};
+use crate::options::GUARD;
 use crate::region::{Region, View};
 use core::sync::atomic::{compiler_fence, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -79,6 +80,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether a magazine may take part.
+    fn has_magazine(self) -> bool {
+        let has_other = matches!(self, Kind::Resize | Kind::Deliver | Kind::Recall);
+        !has_other && !self.is_of_name()
+    }
+
     /// Whether it changes a slot, and no map.
     pub fn is_of_slot(self) -> bool {
         matches!(self, Kind::Deliver | Kind::Recall)
@@ -138,7 +145,8 @@ pub struct Change {
     pub top: u32,
     /// What a magazine holds then; of a refill, how often the first of the row stands there. Of a
     /// [`Kind::Deliver`] and a [`Kind::Recall`] of the block at `at`, where the slot lies. Of a
-    /// [`Kind::Enter`] and a [`Kind::Strike`] of the entry at `at`, where the link to it lies.
+    /// [`Kind::Enter`] and a [`Kind::Strike`] of the entry at `at`, where the link to it lies. Of a
+    /// [`Kind::Resize`] in a pool with guards, the bytes asked for.
     pub taker: Taker,
 }
 
@@ -175,6 +183,7 @@ impl Change {
     }
 
     /// Writes the new row over the old one. Doing it again changes nothing.
+    #[inline(always)]
     pub fn apply(&self, region: &Region, map: &Map) {
         if self.kind.is_of_name() {
             return;
@@ -194,7 +203,7 @@ impl Change {
                 map.write(start, new);
             }
         }
-        if self.taker.count_at != 0 && !self.kind.is_of_slot() {
+        if self.taker.count_at != 0 && self.kind.has_magazine() {
             self.settle(region, map);
         }
     }
@@ -251,10 +260,12 @@ impl Change {
         let taker = self.taker;
         let takes = matches!(self.kind, Kind::Refill | Kind::Loosen);
         let is_none = taker.count_at == 0 && !takes;
+        let room = geometry.bytes(self.new[0].size).saturating_sub(GUARD_BYTES);
         let is_taker = match self.kind {
             Kind::Deliver | Kind::Recall => geometry.is_slot(taker.count_at),
             Kind::Enter | Kind::Strike => geometry.is_link(taker.count_at),
-            _ => is_none || geometry.is_count(taker.count_at),
+            Kind::Resize if geometry.has(GUARD) => (1..=room).contains(&taker.count_at),
+            _ => is_none || geometry.is_count(taker.count_at) && self.kind.has_magazine(),
         };
         if taker.count > MAGAZINE_ITEMS || !is_taker {
             return false;

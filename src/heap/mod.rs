@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod bins;
+mod bytes;
 mod change;
 mod loose;
 mod name;
@@ -33,6 +34,8 @@ use words::Words;
 
 /// The watermark moves by so many granules at a time: a page of the map.
 const WATERMARK_STEP: u32 = 4096;
+/// Where what it passes is filled, by so many bytes at most.
+const WATERMARK_STEP_FILLED: usize = 64 << 10;
 
 /// Memory is short when less than so many eighths of the pool are free.
 const SHORT_EIGHTHS: u64 = 4;
@@ -103,7 +106,7 @@ impl Heap {
     /// Makes the heap of a new pool: no blocks. If the caller promised zero bytes, and nobody has
     /// begun a pool here since, the whole map is known. Touches the header only.
     pub fn format(&self, is_untouched: bool) {
-        let is_known = is_untouched && self.geometry.has(ZEROED);
+        let is_known = is_untouched && self.geometry.has(ZEROED) && !self.is_filled();
         self.record.close();
         self.words.set_top(0);
         self.words.set_watermark(if is_known { self.geometry.granules } else { 0 });
@@ -178,31 +181,38 @@ impl Heap {
     pub fn alloc(&self, size: u32, alignment: usize) -> Result<u32> {
         let ask = self.ask(size, alignment);
         if let Some(found) = self.find(&ask)? {
-            return Ok(self.carve(found, &ask));
+            return self.carve(found, &ask);
         }
-        if let Some(start) = self.extend(&ask) {
-            return Ok(start);
+        match self.extend(&ask)? {
+            Some(start) => Ok(start),
+            None => self.alloc_exactly(&ask),
         }
+    }
+
+    /// [`Heap::alloc`] after a look at all free blocks. O(blocks).
+    #[cold]
+    fn alloc_exactly(&self, ask: &Ask) -> Result<u32> {
         self.join_all()?;
         let fits = |block| {
             self.show_progress();
             ask.fits(block)
         };
-        match self.honest(|bins| bins.find_exactly(size, fits))? {
-            Some(found) => Ok(self.carve(found, &ask)),
+        match self.told(|bins| bins.find_exactly(ask.size, fits))? {
+            Some(found) => self.carve(found, ask),
             // What was joined may have brought `top` down.
             None => self
-                .extend(&ask)
-                .ok_or(Error::OutOfMemory { size: self.geometry.bytes(size) as u64 }),
+                .extend(ask)?
+                .ok_or(Error::OutOfMemory { size: self.geometry.bytes(ask.size) as u64 }),
         }
     }
 
     /// A free block in which a block as asked for fits, after some that were loose have become such.
     /// O(1).
+    #[inline(always)]
     fn find(&self, ask: &Ask) -> Result<Option<Free>> {
         // Where the map is damaged the hand stops; what is in the bins can be had all the same.
         let _ = self.join_few();
-        self.honest(|bins| bins.find(ask.size, ask.enough(), |block| ask.fits(block)))
+        self.told(|bins| bins.find(ask.size, ask.enough(), |block| ask.fits(block)))
     }
 
     /// Makes a live block free: joined to its free neighbours but loose ones, or to the space above
@@ -279,22 +289,26 @@ impl Heap {
         Ok(count)
     }
 
-    /// Makes a live block longer or shorter where it is; false if there is no room. It may stay
-    /// longer than asked when the rest is not worth a block. O(1).
-    pub fn resize(&self, granule: u32, size: u32) -> Result<bool> {
-        let Entry { state, size: old } = self.live(granule)?;
+    /// Makes a live block longer or shorter where it is, of which `asked` bytes are its owner's then;
+    /// false if there is no room. It may stay longer than asked when the rest is not worth a block. O(1).
+    pub fn resize(&self, granule: u32, size: u32, asked: usize) -> Result<bool> {
+        let Entry { state, size: old } = self.intact(granule)?;
         if size > old {
-            return Ok(self.grow(granule, Entry { state, size: old }, size));
+            return self.grow(granule, Entry { state, size: old }, size, asked);
         }
         if !self.is_worth_a_block(old - size) {
+            if self.is_guarded() {
+                let mut change = self.resizing(granule, asked);
+                change.new[0] = Entry { state, size: old };
+                self.commit(change, [None, None]);
+            }
             return Ok(true);
         }
         let compact = !self.geometry.has(NO_COMPACT);
         let right = self.free_at(granule + old).filter(|right| compact && !right.is_loose);
         let stop = right.map_or(granule + old, |right| right.end());
         let end = granule + size;
-        let mut change = Change::new(Kind::Resize, granule, self.top());
-        change.old[0] = granule;
+        let mut change = self.resizing(granule, asked);
         change.new[0] = Entry { state, size };
         if compact && stop == self.top() {
             change.top = end;
@@ -303,6 +317,16 @@ impl Heap {
         }
         self.commit(change, [right, None]);
         Ok(true)
+    }
+
+    /// The beginning of a change of a live block's size.
+    fn resizing(&self, granule: u32, asked: usize) -> Change {
+        let mut change = Change::new(Kind::Resize, granule, self.top());
+        change.old[0] = granule;
+        if self.is_guarded() {
+            change.taker.count_at = asked;
+        }
+        change
     }
 
     /// Whether there seems to be room from a granule on, where a block ends. O(1).
@@ -314,6 +338,7 @@ impl Heap {
     pub fn free_all(&self) -> Result<()> {
         let change = Change::new(Kind::FreeAll, 0, 0);
         self.record.open(&change);
+        self.fill_again(&change);
         self.apply(&change);
         self.rebuild()
     }
@@ -384,9 +409,10 @@ impl Heap {
 
     /// Whether what the map shows before a block is a free block. It is not if the caller promised
     /// zero bytes where there were others: then a block's inside may look like the end of one. But
-    /// the bins never have such a block.
+    /// the bins never have such a block. Where free memory is filled no such promise is believed, and
+    /// links that somebody wrote to are left as they are, to be found.
     fn is_free(&self, left: Free) -> bool {
-        self.honest(|bins| bins.hold(left)).is_ok()
+        self.is_filled() || self.honest(|bins| bins.hold(left)).is_ok()
     }
 
     /// Finishes the change that a dead owner left. May be repeated from any point. O(map).
@@ -397,6 +423,7 @@ impl Heap {
             self.record.close();
             return mended;
         };
+        self.fill_again(&change);
         change.sweep(&self.map);
         self.apply(&change);
         let rebuilt = self.rebuild();
@@ -426,6 +453,27 @@ impl Heap {
             what: "free blocks change while the pool is locked: somebody writes to freed memory",
             at: self.geometry.header as u64,
         })
+    }
+
+    /// [`Heap::honest`]; that it was a write to free memory which made the bins lie is told once they
+    /// are made anew, in pools that look for that.
+    #[inline(always)]
+    fn told<T>(&self, attempt: impl Fn(&Bins) -> core::result::Result<T, Lie>) -> Result<T> {
+        match attempt(&self.bins) {
+            Ok(answer) => Ok(answer),
+            Err(Lie) => self.told_of_lies(attempt),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn told_of_lies<T>(
+        &self,
+        attempt: impl Fn(&Bins) -> core::result::Result<T, Lie>,
+    ) -> Result<T> {
+        let written = self.any_written_links();
+        let answer = self.honest(attempt)?;
+        written.map_or(Ok(answer), Err)
     }
 
     /// Makes the hints anew after they were found wrong. Under a record, so that who dies here
@@ -487,7 +535,8 @@ impl Heap {
 
     /// Makes a live block of a free one: what comes before the aligned place and what is left over
     /// stay free.
-    fn carve(&self, found: Free, ask: &Ask) -> u32 {
+    #[inline(always)]
+    fn carve(&self, found: Free, ask: &Ask) -> Result<u32> {
         let (start, whole) = found;
         let live = ask.align(start) as u32;
         let gap = live - start;
@@ -496,6 +545,10 @@ impl Heap {
         if !self.is_worth_a_block(rest) {
             (size, rest) = (size + rest, 0);
         }
+        if self.is_filled() {
+            self.must_be_linked(found)?;
+            self.must_be_filled(live, gap == 0, live + size, rest > 0)?;
+        }
         let mut change = Change::new(Kind::Alloc, start, self.top());
         change.new = [
             Entry { state: State::Free, size: gap },
@@ -503,36 +556,38 @@ impl Heap {
             Entry { state: State::Free, size: rest },
         ];
         self.commit(change, [Some(Gone::binned(found)), None]);
-        live
+        Ok(live)
     }
 
     /// Makes a live block of the space above `top`; None if there is not enough.
-    fn extend(&self, ask: &Ask) -> Option<u32> {
+    fn extend(&self, ask: &Ask) -> Result<Option<u32>> {
         let top = self.top();
         let live = ask.align(top);
         let end = live + u64::from(ask.size);
         if end > u64::from(self.geometry.granules) {
-            return None;
+            return Ok(None);
         }
         let (live, end) = (live as u32, end as u32);
         self.raise_watermark(end);
+        if self.is_filled() {
+            self.must_be_filled(top, false, end, false)?;
+        }
         let mut change = Change::new(Kind::Alloc, top, end);
         change.new[0] = Entry { state: State::Free, size: live - top };
         change.new[1] = Entry { state: State::Live, size: ask.size };
         self.commit(change, [None, None]);
-        Some(live)
+        Ok(Some(live))
     }
 
-    fn grow(&self, granule: u32, old: Entry, size: u32) -> bool {
+    fn grow(&self, granule: u32, old: Entry, size: u32, asked: usize) -> Result<bool> {
         let end = granule + old.size;
-        let Some(wanted) = granule.checked_add(size) else { return false };
+        let Some(wanted) = granule.checked_add(size) else { return Ok(false) };
         if self.free_at(end).is_some_and(|right| right.end() < wanted) {
             self.join_behind(end, wanted);
         }
         let right = self.free_at(end);
         let stop = right.map_or(end, |right| right.end());
-        let mut change = Change::new(Kind::Resize, granule, self.top());
-        change.old[0] = granule;
+        let mut change = self.resizing(granule, asked);
         change.new[0] = Entry { state: old.state, size };
         if wanted <= stop {
             let rest = stop - wanted;
@@ -547,10 +602,15 @@ impl Heap {
             self.raise_watermark(wanted);
             change.top = wanted;
         } else {
-            return false;
+            return Ok(false);
+        }
+        if self.is_filled() {
+            right.map_or(Ok(()), |right| self.must_be_linked((right.start, right.size)))?;
+            let new_end = granule + change.new[0].size;
+            self.must_be_filled(end, right.is_some(), new_end, change.new[1].size > 0)?;
         }
         self.commit(change, [right, None]);
-        true
+        Ok(true)
     }
 
     /// The one way in which the map changes, but for joins. `gone` are the free blocks among the
@@ -569,6 +629,9 @@ impl Heap {
                 counts.take_free(gone.size);
                 honest &= self.bins.unlink((gone.start, gone.size)).is_ok();
             }
+        }
+        if self.is_filled() {
+            self.fill_freed(&change, &gone);
         }
         self.finish(&change, counts, honest);
     }
@@ -616,6 +679,9 @@ impl Heap {
         };
         change.apply(&self.region, &self.map);
         self.words.set_top(change.top);
+        if change.kind == Kind::Resize && self.is_guarded() {
+            self.set_guard(change.at, change.taker.count_at);
+        }
         if change.kind.is_of_slot() {
             self.settle_slot(change);
         }
@@ -629,9 +695,15 @@ impl Heap {
     /// each: a death in between costs a page.
     fn raise_watermark(&self, end: u32) {
         let mut known = self.watermark();
+        let step = if self.is_filled() {
+            (WATERMARK_STEP_FILLED >> self.geometry.align_log2).max(1) as u32
+        } else {
+            WATERMARK_STEP
+        };
         while known < end {
-            let next = known.saturating_add(WATERMARK_STEP).min(self.geometry.granules);
+            let next = known.saturating_add(step).min(self.geometry.granules);
             self.map.clear(known, next);
+            self.fill(known, next);
             self.words.set_watermark(next);
             self.show_progress();
             known = next;

@@ -246,7 +246,7 @@ impl Handle {
             self.is_here()?;
             self.heap().live_size(granule)?;
             let wanted = self.granules(size)?;
-            if self.resize(granule, wanted)? {
+            if self.resize(granule, size, wanted)? {
                 return Ok(block);
             }
             self.relocate(granule, size, wanted)
@@ -273,9 +273,9 @@ impl Handle {
     pub fn expand(&self, block: *mut u8, size: usize) -> Result<()> {
         let granule = self.granule(block)?;
         self.locked(|heap| {
-            let old = heap.live_size(granule)?;
+            let old = heap.intact(granule)?.size;
             let wanted = self.granules(size)?;
-            if wanted <= old || heap.resize(granule, wanted)? {
+            if size <= heap.usable(granule, old) || heap.resize(granule, wanted, size)? {
                 return Ok(());
             }
             Err(Error::OutOfMemory { size: size as u64 })
@@ -302,7 +302,7 @@ impl Handle {
             return Ok(());
         }
         self.locked(|heap| {
-            let size = heap.unbound_size(granule)?;
+            let size = heap.freeable_size(granule)?;
             // Where memory is scarce all of it is looked through soon: then it had better be joined.
             if self.class_for(size).is_some() && !heap.is_scarce() {
                 heap.loosen(granule)
@@ -324,11 +324,20 @@ impl Handle {
             self.is_here()?;
             let heap = self.heap();
             let have = heap.live_size(granule)?;
+            let at = self.geometry.offset(granule) as u64;
+            if let Some(guards) = heap.guards() {
+                // A tail that lies is told of below, under the lock.
+                return match guards.asked(granule, have).filter(|&asked| asked != size) {
+                    Some(asked) => {
+                        Err(Error::WrongSize { at, block: asked as u64, size: size as u64 })
+                    }
+                    None => self.free_slowly(granule, block),
+                };
+            }
             let wanted = self.geometry.granules_for(size).filter(|_| size > 0);
             if wanted.is_some_and(|wanted| self.could_be(heap, have, wanted)) {
                 return self.free_slowly(granule, block);
             }
-            let at = self.geometry.offset(granule) as u64;
             let block = self.geometry.bytes(have) as u64;
             Err(Error::WrongSize { at, block, size: size as u64 })
         });
@@ -349,16 +358,20 @@ impl Handle {
 
     /// The bytes that a live block holds; 0 for any other pointer. O(1), takes no lock.
     pub fn usable_size(&self, block: *const u8) -> usize {
-        let size = || {
+        let size = || -> Result<usize> {
             self.is_here()?;
-            self.heap().live_size(self.granule(block)?)
+            let granule = self.granule(block)?;
+            Ok(self.heap().usable(granule, self.heap().live_size(granule)?))
         };
-        size().map_or(0, |size| self.geometry.bytes(size))
+        size().unwrap_or(0)
     }
 
     /// The bytes that a block for `size` bytes would hold; 0 if there could be none. O(1).
     pub fn good_size(&self, size: usize) -> usize {
         let granules = self.geometry.granules_for(size).unwrap_or(0);
+        if self.geometry.guard() > 0 {
+            return if granules > 0 { size } else { 0 };
+        }
         self.geometry.bytes(self.rounded(granules))
     }
 
@@ -473,7 +486,7 @@ impl Handle {
             cached_size,
             top: top_at as u64,
             available: free_size + cached_size + (geometry.end - top_at) as u64,
-            largest_free: bytes(largest),
+            largest_free: bytes(largest).saturating_sub(geometry.guard() as u64),
             align: geometry.align() as u64,
             thread_caches: u64::from(self.caches().claimed()),
             max_threads: u64::from(geometry.caches),
@@ -508,18 +521,19 @@ impl Handle {
     }
 
     /// Makes a live block hold `wanted` granules where it is; false if there is no room.
-    fn resize(&self, granule: u32, wanted: u32) -> Result<bool> {
+    fn resize(&self, granule: u32, size: usize, wanted: u32) -> Result<bool> {
         let heap = self.heap();
         let old = heap.live_size(granule)?;
-        if old == wanted {
+        let is_guarded = heap.is_guarded();
+        if old == wanted && !is_guarded {
             return Ok(true);
         }
         // Hints, without the lock.
         if wanted > old && !heap.is_room_behind(granule + old) {
             return Ok(false);
         }
-        if heap.is_short() {
-            return self.locked(|heap| heap.resize(granule, wanted));
+        if heap.is_short() || is_guarded {
+            return self.locked(|heap| heap.resize(granule, wanted, size));
         }
         // What grew may grow again: then there is room already.
         let rounded = self.rounded(wanted);
@@ -527,7 +541,9 @@ impl Handle {
             return Ok(true);
         }
         let roomy = if wanted > old { self.roomy(wanted) } else { rounded };
-        self.locked(|heap| Ok(heap.resize(granule, roomy)? || heap.resize(granule, wanted)?))
+        self.locked(|heap| {
+            Ok(heap.resize(granule, roomy, size)? || heap.resize(granule, wanted, size)?)
+        })
     }
 
     /// What a block of this many granules takes while memory is not short.
@@ -572,16 +588,19 @@ impl Handle {
             return freed.map(|()| to);
         }
         self.locked(|heap| {
-            let old = heap.unbound_size(granule)?;
+            let old = heap.usable(granule, heap.freeable_size(granule)?);
             let moved = match self.alloc(heap, wanted, 1) {
                 // What was joined or given back over this may lie right behind the block.
-                Err(Error::OutOfMemory { .. }) if heap.resize(granule, wanted)? => {
+                Err(Error::OutOfMemory { .. }) if heap.resize(granule, wanted, size)? => {
                     return self.block(granule);
                 }
                 moved => moved?,
             };
+            if heap.is_guarded() {
+                heap.set_guard(moved, size);
+            }
             let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
-            self.in_pieces(heap, self.geometry.bytes(old), |at, len| {
+            self.in_pieces(heap, old.min(size), |at, len| {
                 self.region.copy(from + at, to + at, len);
             });
             heap.free(granule)?;
@@ -657,6 +676,9 @@ impl Handle {
             }
             self.locked(|heap| {
                 let granule = self.alloc(heap, granules, alignment)?;
+                if heap.is_guarded() {
+                    heap.set_guard(granule, size);
+                }
                 if let Some(byte) = fill {
                     // Before the block is delivered: who dies here leaves no block behind.
                     let at = self.geometry.offset(granule);

@@ -49,15 +49,29 @@ impl Handle {
         pid: Option<u32>,
         visit: &mut dyn FnMut(&Block, &Owner) -> bool,
     ) -> Result<Reaped> {
+        let mut reaped = Reaped::default();
+        // SAFETY: as promised by the caller.
+        unsafe { self.reap_into(pid, visit, &mut reaped) }.map(|()| reaped)
+    }
+
+    /// [`Handle::reap`], which tells what it has done when it fails, too.
+    ///
+    /// # Safety
+    /// As for [`Handle::reap`].
+    pub(crate) unsafe fn reap_into(
+        &self,
+        pid: Option<u32>,
+        visit: &mut dyn FnMut(&Block, &Owner) -> bool,
+        reaped: &mut Reaped,
+    ) -> Result<()> {
         self.must_have_owners()?;
         let dead = self.dead(pid)?;
-        let mut reaped = Reaped::default();
         if dead.iter().all(Option::is_none) {
-            return Ok(reaped);
+            return Ok(());
         }
         // After their death was seen: what the dead held in caches and locks is none of the blocks.
         self.recover()?;
-        let mut from = 0;
+        let (mut from, mut damage) = (0, Ok(()));
         loop {
             let left = match self.locked(|heap| self.look(heap, &dead, &mut from))? {
                 Look::AllSeen => break,
@@ -67,7 +81,18 @@ impl Handle {
             let entry = crate::map::Entry { state: State::Live, size: left.size };
             let block = shown(&self.geometry, left.granule, entry);
             let goes = left.tag == CONDEMNED || visit(&block, &self.owner_of(left.tag, &dead));
-            let freed = goes && self.locked(|heap| self.free_left(heap, left, &dead))?;
+            let freed = match goes {
+                true => self.locked(|heap| self.free_left(heap, left, &dead)),
+                false => Ok(false),
+            };
+            let freed = match freed {
+                // It stays, and the others go.
+                Err(error @ (Error::Overrun { .. } | Error::OverrunToTheEnd { .. })) => {
+                    damage = damage.and(Err(error));
+                    false
+                }
+                freed => freed?,
+            };
             reaped.count(freed, block.size);
         }
         self.locked(|heap| {
@@ -82,7 +107,7 @@ impl Handle {
             }
             Ok(())
         })?;
-        Ok(reaped)
+        damage
     }
 
     /// Makes a block this process's, whosever it was. O(1), takes no lock but at a process's first
@@ -303,6 +328,9 @@ impl Handle {
     fn free_left(&self, heap: &Heap, left: Left, dead: &Dead) -> Result<bool> {
         let Left { granule, size, tag } = left;
         let is_same = heap.block(granule) == Some((State::Live, size)) && self.is_left(tag, dead);
+        if is_same {
+            heap.intact(granule)?;
+        }
         if !is_same || !self.owners().change_tag(granule, tag, CONDEMNED) {
             return Ok(false);
         }

@@ -51,7 +51,7 @@ impl Handle {
                     return Ok(());
                 }
                 let granule = self.granule_at(offset)?;
-                heap.unbound_size(granule)?;
+                heap.freeable_size(granule)?;
                 if granule == slot.block {
                     self.count(REJECTED_OFFSET);
                     return Err(Error::Argument("the slot lies in the block that it would free"));
@@ -75,6 +75,9 @@ impl Handle {
                     return Err(taken);
                 }
                 let granule = self.alloc(heap, granules, 1)?;
+                if heap.is_guarded() {
+                    heap.set_guard(granule, size);
+                }
                 if let Some(byte) = fill {
                     let at = self.geometry.offset(granule);
                     self.in_pieces(heap, size, |from, len| self.region.fill(at + from, len, byte));
@@ -111,13 +114,27 @@ impl Handle {
         let around = (slot.at - self.geometry.first) >> self.geometry.align_log2;
         let is_inside = |size| slot.block as usize + size as usize > around;
         match heap.live_size(slot.block) {
-            Ok(size) if is_inside(size) => Ok(()),
+            Ok(size) if is_inside(size) => self.must_reach(heap, slot, size),
             Err(error @ Error::Corrupted { .. }) => Err(error),
             _ => {
                 let what = "the slot lies in no live block";
                 Err(Error::NotAllocated { what, at: slot.at as u64 })
             }
         }
+    }
+
+    /// Whether a slot lies in what its block was asked for, and not in the block's guard.
+    fn must_reach(&self, heap: &Heap, slot: Slot, size: u32) -> Result<()> {
+        let Some(guards) = heap.guards() else { return Ok(()) };
+        let asked = match guards.asked(slot.block, size) {
+            Some(asked) => asked,
+            None => guards.verify(slot.block, size)?,
+        };
+        if slot.at + SLOT_BYTES <= self.geometry.offset(slot.block) + asked {
+            return Ok(());
+        }
+        let what = "the slot reaches beyond what its block was asked for";
+        Err(Error::NotAllocated { what, at: slot.at as u64 })
     }
 
     /// The granule that a pointer into it names.

@@ -128,6 +128,31 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
         "",
     ),
     (
+        "heap_that_fills_once",
+        "        self.fill_again(&change);\n        change.sweep",
+        "        change.sweep",
+    ),
+    (
+        "heap_that_fills_too_late",
+        "        self.fill_again(&change);\n        change.sweep(&self.map);\n        self.apply(&change);\n",
+        "        change.sweep(&self.map);\n        self.apply(&change);\n        self.fill_again(&change);\n",
+    ),
+    (
+        "heap_that_fills_before_it_seals",
+        "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n",
+        "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n        self.fill_freed(&change, &[None, None]);\n",
+    ),
+    (
+        "heap_that_forgets_what_was_asked",
+        "        self.apply(&change);\n        let rebuilt",
+        "        self.apply(&Change { taker: Taker::NONE, ..change });\n        let rebuilt",
+    ),
+    (
+        "heap_that_guards_before_it_seals",
+        "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n",
+        "            *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);\n        }\n        if let Some(guards) = self.guards().filter(|_| change.kind == Kind::Resize) {\n            guards.set(change.at, change.new[0].size, change.taker.count_at);\n        }\n",
+    ),
+    (
         "heap_that_joins_before_it_seals",
         "        self.record.open(&change);\n        let mut counts = self.words.counts();\n        let (mut at, mut honest) = (start, true);\n        while let Some(Entry { state, size }) = self.map.read(at, end) {\n            if state == State::Loose {\n                counts.take_loose(size);\n            } else {\n                counts.take_free(size);\n                honest &= self.bins.unlink((at, size)).is_ok();\n            }\n            self.map.erase(at);\n            at += size;\n        }\n        self.finish(&change, counts, honest);\n",
         "        let mut counts = self.words.counts();\n        let (mut at, mut honest) = (start, true);\n        while let Some(Entry { state, size }) = self.map.read(at, end) {\n            if state == State::Loose {\n                counts.take_loose(size);\n            } else {\n                counts.take_free(size);\n                honest &= self.bins.unlink((at, size)).is_ok();\n            }\n            self.map.erase(at);\n            at += size;\n        }\n        self.record.open(&change);\n        self.finish(&change, counts, honest);\n",
@@ -178,12 +203,16 @@ fn heaps() -> String {
     let mut all = String::new();
     for &(name, old, new) in HEAP_VARIANTS {
         let mut text = String::new();
-        for module in ["class", "counts", "error", "hash", "layout", "map", "options", "stats"] {
+        let below = [
+            "class", "counts", "error", "fill", "guard", "hash", "layout", "map", "options",
+            "stats",
+        ];
+        for module in below {
             writeln!(text, "pub mod {module} {{\n{}}}", source(&format!("{module}.rs"))).unwrap();
         }
         writeln!(text, "pub mod region {{\n{}}}", mortal_region()).unwrap();
         let mut heap = source("heap/mod.rs");
-        for module in ["bins", "change", "loose", "name", "slot", "words"] {
+        for module in ["bins", "bytes", "change", "loose", "name", "slot", "words"] {
             let body = source(&format!("heap/{module}.rs"));
             let whole = format!("pub mod {module} {{\n{body}}}\n");
             heap = with(&heap, module, &format!("mod {module};\n"), &whole);

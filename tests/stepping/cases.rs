@@ -11,6 +11,8 @@ const KIB: usize = 1 << 10;
 const SMALL: usize = 32 * KIB;
 /// The smallest with caches: four of them, and sixteen magazines.
 const CACHED: usize = 256 * KIB;
+/// One of which all bytes are looked at.
+const FILLED: usize = KIB;
 /// The longest of all.
 pub const LEN_MAX: usize = CACHED;
 
@@ -122,7 +124,7 @@ impl Case {
 
 /// All cases that are always played, the longer ones first.
 pub fn all() -> Vec<Case> {
-    [caches(), death(), survival(), heap(), names(), resize(), whole(), births()]
+    [caches(), death(), survival(), heap(), names(), resize(), looks(), whole(), births()]
         .into_iter()
         .flatten()
         .collect()
@@ -349,6 +351,36 @@ fn resize() -> Vec<Case> {
             s.put(b);
             s.must_step(Call::Realloc { slot: a, size: 1000 });
         }),
+    ]
+}
+
+/// What no caller wrote is looked at: nobody who dies leaves what looks like somebody's mistake.
+fn looks() -> Vec<Case> {
+    let look = |name, len, flags, act: fn(&mut Stage)| {
+        Case::new(name, len, act).with(|options| options.flags = flags)
+    };
+    vec![
+        look("looks-guard", 4 * KIB, MEMPOOL_GUARD, |s| {
+            let [a, b, _] = s.get_all([80, 48, 16]);
+            s.must_step(Call::Malloc { size: 104 });
+            s.must_step(Call::Realloc { slot: a, size: 72 }); // the guard alone
+            s.must_step(Call::Realloc { slot: a, size: 16 }); // a rest is left
+            s.must_step(Call::Realloc { slot: a, size: 40 }); // part of it
+            s.must_step(Call::Expand { slot: a, size: 80 }); // all of it
+            s.must_step(Call::Realloc { slot: b, size: 240 }); // elsewhere
+            s.must_step(Call::FreeSized { slot: b, size: 240 });
+            s.must_step(Call::Calloc { count: 3, size: 16 });
+        }),
+        look("looks-fill", FILLED, MEMPOOL_GUARD | MEMPOOL_FILL_FREED, |s| {
+            s.must_step(Call::Malloc { size: 40 }); // what is reached is filled
+            let [a, b, c, _] = s.get_all([40, 72, 40, 16]);
+            s.put_all(&[a, c]);
+            s.must_step(Call::Free { slot: b }); // joins both
+            let slot = s.must_step(Call::Malloc { size: 80 }).expect("a block");
+            s.must_step(Call::Realloc { slot, size: 40 });
+            s.must_step(Call::FreeAll);
+        })
+        .called("filled"),
     ]
 }
 

@@ -51,7 +51,7 @@ pub fn row(theatre: &Theatre, scene: &Scene, status: Status, block: u64, before:
         Effect::Replaces { slot, .. } => {
             let (old, lock) = (scene.known[slot], way(theatre, before, after));
             let size = block_at(theatre, block).map_or(0, |block| block.size);
-            match (block == old.offset, size.cmp(&old.size)) {
+            match (block == old.offset, size.cmp(&old.whole)) {
                 (false, _) => format!("moves ({lock})"),
                 (true, Ordering::Equal) => "as it is".into(),
                 (true, Ordering::Less) => "shrinks".into(),

@@ -147,6 +147,8 @@ pub struct Known {
     pub offset: u64,
     /// 0: no block.
     pub size: u64,
+    /// With what is not its holder's, as a walk shows it.
+    pub whole: u64,
     pub stamp: u64,
 }
 
@@ -249,11 +251,12 @@ impl Scene {
     /// call made, if there is one.
     pub fn sort_out(&self, live: &[Block]) -> Result<(State, Option<Block>), String> {
         let is_known = |block: &Block| {
-            self.blocks().any(|(_, known)| (known.offset, known.size) == (block.offset, block.size))
+            self.blocks()
+                .any(|(_, known)| (known.offset, known.whole) == (block.offset, block.size))
         };
         let is_live = |known: &Known| {
             let place = live.binary_search_by_key(&known.offset, |block| block.offset);
-            place.is_ok_and(|at| live[at].size == known.size)
+            place.is_ok_and(|at| live[at].size == known.whole)
         };
         let more: Vec<Block> = live.iter().filter(|block| !is_known(block)).copied().collect();
         let effect = self.effect();

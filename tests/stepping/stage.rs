@@ -372,6 +372,18 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// How long a block is that has so many bytes for its holder.
+    fn whole(&self, offset: u64, size: u64) -> u64 {
+        let Place { memory, options, .. } = self.place;
+        if options.flags & MEMPOOL_GUARD == 0 {
+            return size;
+        }
+        let mut blocks = Vec::new();
+        let seen = handle::inspect(memory.base(), memory.len(), &options, &mut blocks);
+        seen.expect("inspect");
+        blocks.iter().find(|block| block.offset == offset).expect("it was just delivered").size
+    }
+
     /// A block that was just delivered, written all over.
     fn hold(&self, offset: u64) -> Known {
         static STAMPS: AtomicU64 = AtomicU64::new(1);
@@ -380,7 +392,7 @@ impl<'a> Stage<'a> {
         let size = self.pool.usable_size(block);
         assert!(size > 0, "the block at {offset} was just delivered");
         scene::stamp(block, size, stamp);
-        Known { offset, size: size as u64, stamp }
+        Known { offset, size: size as u64, whole: self.whole(offset, size as u64), stamp }
     }
 }
 

@@ -19,7 +19,7 @@ macro_rules! protocol {
         use models::heaps::$name::heap::{Heap, Taker};
         use models::heaps::$name::layout::{Geometry, COUNT_AT, ITEMS_AT, NO_BLOCK};
         use models::heaps::$name::map::{Entry, State};
-        use models::heaps::$name::options::Options;
+        use models::heaps::$name::options::{Options, FILL_FREED, GUARD};
         use models::heaps::$name::region::Region;
         use std::ptr::NonNull;
 
@@ -35,14 +35,20 @@ macro_rules! protocol {
         struct Seen {
             blocks: Vec<(u32, State, u32)>,
             items: Vec<u32>,
+            /// What the live were asked for, and their first bytes, where that is looked at.
+            contents: Vec<(usize, u64)>,
         }
 
         impl Pool {
             fn new(len: usize) -> Pool {
+                Pool::with(len, 0)
+            }
+
+            fn with(len: usize, flags: u32) -> Pool {
                 let mut bytes = vec![0; len / 8];
                 // SAFETY: the vector is never moved from where it is, nor made longer.
                 let region = unsafe { Region::new(NonNull::from(&mut bytes[0]).cast(), len) };
-                let options = Options { min_split: 16, ..Options::default() };
+                let options = Options { min_split: 16, flags, ..Options::default() };
                 let geometry = Geometry::plan(region.address(), len, &options).expect("a pool");
                 let pool = Pool { bytes, region, geometry };
                 pool.heap().format(false);
@@ -112,7 +118,27 @@ macro_rules! protocol {
                 let items = (0..usize::from(count)).map(item).collect();
                 let behind = (usize::from(count)..60).all(|index| item(index) == NO_BLOCK);
                 assert!(behind || !has_magazine, "behind the last stand only nones");
-                Seen { blocks: told(&blocks), items }
+                heap.check_bytes().expect("what no caller wrote is as it must be");
+                let contents = if self.geometry.has(GUARD) {
+                    are(State::Live).map(|&(at, _, size)| self.content(at, size)).collect()
+                } else {
+                    Vec::new()
+                };
+                Seen { blocks: told(&blocks), items, contents }
+            }
+
+            fn content(&self, at: u32, size: u32) -> (usize, u64) {
+                (self.heap().usable(at, size), self.region.load64(self.geometry.offset(at)))
+            }
+
+            /// A block with a guard, and bytes that tell it from others.
+            fn make(&self, size: u32, alignment: usize) -> u32 {
+                let heap = self.heap();
+                let granule = heap.alloc(size, alignment).expect("room");
+                let asked = self.geometry.bytes(size) - 20;
+                heap.set_guard(granule, asked);
+                self.region.fill(self.geometry.offset(granule), asked, 1 + size as u8);
+                granule
             }
 
             fn set(&mut self, bytes: &[u64]) {
@@ -288,23 +314,23 @@ macro_rules! protocol {
                     pool.heap().leave();
                 },
                 |pool, b| {
-                    assert!(pool.heap().resize(b[0], 1).expect("shorter"));
+                    assert!(pool.heap().resize(b[0], 1, 0).expect("shorter"));
                     pool.heap().leave();
                 },
                 |pool, b| {
-                    assert!(pool.heap().resize(b[0], 4).expect("longer"));
+                    assert!(pool.heap().resize(b[0], 4, 0).expect("longer"));
                     pool.heap().leave();
                 },
                 |pool, b| {
-                    assert!(pool.heap().resize(b[0], 5).expect("all of it"));
+                    assert!(pool.heap().resize(b[0], 5, 0).expect("all of it"));
                     pool.heap().leave();
                 },
                 |pool, b| {
-                    assert!(pool.heap().resize(b[6], 12).expect("above top"));
+                    assert!(pool.heap().resize(b[6], 12, 0).expect("above top"));
                     pool.heap().leave();
                 },
                 |pool, b| {
-                    assert!(pool.heap().resize(b[6], 1).expect("top comes down"));
+                    assert!(pool.heap().resize(b[6], 1, 0).expect("top comes down"));
                     pool.heap().leave();
                 },
                 |pool, _| {
@@ -336,6 +362,105 @@ macro_rules! protocol {
             ];
             let (mut pool, blocks) = small();
             calls.iter().map(|&call| dies_anywhere(&mut pool, &blocks, Fate::Finished, call)).sum()
+        }
+
+        /// A pool that looks for mistakes: seven blocks, every other of them free.
+        fn looking() -> (Pool, Vec<u32>) {
+            let pool = Pool::with(4096, GUARD | FILL_FREED);
+            let sizes = [3, 2, 5, 2, 4, 9, 5];
+            let blocks: Vec<u32> = sizes.iter().map(|&size| pool.make(size, 1)).collect();
+            for block in [blocks[1], blocks[3], blocks[5]] {
+                pool.heap().free(block).expect("live");
+            }
+            pool.heap().leave();
+            (pool, blocks)
+        }
+
+        /// What no caller wrote is as it must be, wherever who writes it dies: guards, and free memory.
+        pub fn looks() -> u64 {
+            let mallocs: [Call; 5] = [
+                |pool, _| {
+                    pool.make(2, 1);
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.make(6, 1);
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.make(20, 1);
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.make(2, 64);
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.make(30, 256);
+                    pool.heap().leave();
+                },
+            ];
+            let others: [Call; 12] = [
+                |pool, b| {
+                    pool.heap().free(b[0]).expect("right");
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    pool.heap().free(b[2]).expect("both");
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    pool.heap().free(b[6]).expect("left and top");
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[0], 2, 9).expect("shorter"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[0], 3, 30).expect("as many granules"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[0], 4, 48).expect("longer"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[0], 5, 50).expect("all of it"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[4], 2, 8).expect("shorter, beside a free one"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[6], 12, 150).expect("above top"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[6], 2, 16).expect("top comes down"));
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    let to = pool.make(8, 1);
+                    let offset = |granule| pool.geometry.offset(granule);
+                    pool.region.copy(offset(b[2]), offset(to), pool.geometry.bytes(5) - 20);
+                    pool.heap().free(b[2]).expect("live");
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().free_all().expect("whole");
+                    pool.heap().leave();
+                },
+            ];
+            let (mut pool, blocks) = looking();
+            let mut deaths = 0;
+            for (fate, calls) in [(Fate::Undone, &mallocs[..]), (Fate::Finished, &others[..])] {
+                for &call in calls {
+                    deaths += dies_anywhere(&mut pool, &blocks, fate, call);
+                }
+            }
+            deaths
         }
 
         /// Blocks that go from the heap to a magazine and back.
@@ -417,7 +542,7 @@ macro_rules! protocol {
                     pool.heap().leave();
                 },
                 |pool, b| {
-                    assert!(pool.heap().resize(b[6], 30).expect("into a loose one"));
+                    assert!(pool.heap().resize(b[6], 30, 0).expect("into a loose one"));
                     pool.heap().leave();
                 },
                 |pool, b| {
@@ -425,7 +550,7 @@ macro_rules! protocol {
                     pool.heap().leave();
                 },
                 |pool, b| {
-                    assert!(pool.heap().resize(b[9], 1).expect("shorter"));
+                    assert!(pool.heap().resize(b[9], 1, 0).expect("shorter"));
                     pool.heap().leave();
                 },
             ];
@@ -495,6 +620,11 @@ mod heap {
     }
 
     #[test]
+    fn what_no_caller_wrote_is_as_it_must_be() {
+        println!("{} deaths of makers and recoverers", looks());
+    }
+
+    #[test]
     fn what_is_loose_is_joined_and_taken_or_left_alone() {
         println!("{} deaths of makers and recoverers", sweeps());
     }
@@ -535,4 +665,9 @@ fails! {
     heap_with_one_slot: moves, " stores";
     heap_that_forgets_what_it_swept: joins, "inside a block";
     heap_that_joins_before_it_seals: joins, "in a bin";
+    heap_that_fills_once: looks, "as it must be";
+    heap_that_fills_too_late: looks, "as it must be";
+    heap_that_fills_before_it_seals: looks, "as it must be";
+    heap_that_forgets_what_was_asked: looks, "as it must be";
+    heap_that_guards_before_it_seals: looks, "as it must be";
 }
