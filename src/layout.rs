@@ -249,6 +249,10 @@ impl Geometry {
     /// Fills in what follows from the rest.
     fn complete(mut self) -> core::result::Result<Geometry, Misfit> {
         let align = self.align();
+        // Then no sum below can be too large for a number.
+        if self.start >= self.end {
+            return Err(Misfit::Small);
+        }
         self.header = header_at(self.residue, self.start).ok_or(Misfit::Small)?;
         let bins = self.header.checked_add(HEADER_BYTES).ok_or(Misfit::Small)?;
         // Granules end at the last boundary before `end`; each needs its bytes and one of map.

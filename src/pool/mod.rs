@@ -35,6 +35,8 @@ pub struct Handle {
     lock: Lock,
     /// When a close look at the dead is due again.
     rested: AtomicU64,
+    /// When a malloc that fails goes through all of the map again.
+    looked: AtomicU64,
     /// The tag of this process's blocks, below the generation of the process that got it.
     own: AtomicU64,
 }
@@ -181,6 +183,7 @@ impl Pool {
             id,
             lock,
             rested: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
             own: AtomicU64::new(0),
         });
         let handle = Box::into_raw(room.into_boxed_slice()).cast::<Handle>();
@@ -552,7 +555,9 @@ impl Handle {
         if let Some(moved) = self.take(size, wanted)? {
             let to = moved.block();
             let at = to.addr().get() - self.region.address();
-            let old = self.geometry.bytes(self.heap().live_size(granule).unwrap_or(0));
+            // No more than it takes, should somebody write to the map meanwhile.
+            let old = self.heap().live_size(granule).unwrap_or(0).min(wanted);
+            let old = self.geometry.bytes(old);
             self.region.copy(self.geometry.offset(granule), at, old);
             let Some((count_at, count)) = moved.taken(&self.region) else {
                 self.locked(|heap| heap.free(granule))?;
@@ -576,7 +581,7 @@ impl Handle {
                 moved => moved?,
             };
             let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
-            self.in_pieces(heap, self.geometry.bytes(old), |at, len| {
+            self.in_pieces(heap, self.geometry.bytes(old.min(wanted)), |at, len| {
                 self.region.copy(from + at, to + at, len);
             });
             heap.free(granule)?;
@@ -593,13 +598,38 @@ impl Handle {
                 return Ok(granule);
             }
         }
-        match heap.alloc(granules, alignment) {
+        let answer = match heap.alloc(granules, alignment) {
             Err(Error::OutOfMemory { .. }) if self.geometry.caches > 0 => {
                 self.give_back(heap);
                 heap.alloc(granules, alignment)
             }
             answer => answer,
+        };
+        match answer {
+            Err(Error::OutOfMemory { .. }) => self.alloc_hidden(heap, granules, alignment, answer),
+            answer => answer,
         }
+    }
+
+    /// What the hints hide, after they were asked in vain. A pool that is always full fails all the
+    /// time: the map is then looked through in a tenth of it.
+    #[cold]
+    fn alloc_hidden(
+        &self,
+        heap: &Heap,
+        granules: u32,
+        alignment: usize,
+        answer: Result<u32>,
+    ) -> Result<u32> {
+        const REST: u64 = 10;
+        let start = sys::now();
+        if start < self.looked.load(Relaxed) {
+            return answer;
+        }
+        let answer = heap.alloc_hidden(granules, alignment);
+        let end = sys::now();
+        self.looked.store(end + REST * (end - start), Relaxed);
+        answer
     }
 
     /// Runs a call's work under the lock.

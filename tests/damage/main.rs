@@ -1,0 +1,4 @@
+//! Damage.
+#[path = "../common/mod.rs"]
+mod common;
+mod misuse;
