@@ -1,26 +1,11 @@
 //! What callers do to a pool by mistake: writing to freed memory, or promising zero bytes that are
 //! not. Damage stays theirs: no two live blocks overlap, and what fits is found.
 
+use super::common::random::Random;
 use mempool::layout::{Geometry, HEAP_OFFSET, LOCK_OFFSET};
 use mempool::options::{Options, NO_THREAD_CACHES, OWNER_TAGS, ZEROED};
 use mempool::Pool;
 use std::collections::BTreeMap;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
 
 fn init(buffer: &mut [u64], flags: u32) -> Pool {
     let options = Options { flags: flags | NO_THREAD_CACHES, ..Options::default() };
@@ -93,7 +78,7 @@ fn a_broken_promise_of_zero_bytes_makes_no_blocks_overlap() {
         for word in &mut buffer {
             *word = u64::from_ne_bytes(std::array::from_fn(|_| match random.below(4) {
                 0 => random.next() as u8,
-                _ => likely[random.below(likely.len() as u64) as usize],
+                _ => likely[random.below(likely.len())],
             }));
         }
         churn(&init(&mut buffer, ZEROED), &mut random);
@@ -105,14 +90,14 @@ fn scribble(buffer: &mut [u64], random: &mut Random) {
     let nasty = [0, u64::MAX, 1, 0xff, 0x4040_4040_4040_4040, 0x9898_9898_9898_9898, 1 << 63];
     for _ in 0..1 + random.below(4) {
         // The header, the depot, caches and magazines, the map's beginning: or anywhere.
-        let end = if random.below(4) == 0 { buffer.len() as u64 } else { 4096 };
-        let at = random.below(end) as usize;
+        let end = if random.below(4) == 0 { buffer.len() } else { 4096 };
+        let at = random.below(end);
         if (LOCK_OFFSET / 8..LOCK_OFFSET / 8 + 2).contains(&at) {
             continue;
         }
         let value = match random.below(3) {
             0 => random.next(),
-            1 => nasty[random.below(nasty.len() as u64) as usize],
+            1 => nasty[random.below(nasty.len())],
             _ => buffer[at] ^ 1 << random.below(64),
         };
         // SAFETY: a word of the buffer, which the pool looks at too.
@@ -142,8 +127,8 @@ fn whatever_is_written_over_a_pool_with_caches_no_call_leaves_it() {
                 scribble(buffer, &mut random);
             }
             let most = if random.below(9) == 0 { 100_000 } else { 600 };
-            let size = 1 + random.below(most) as usize;
-            let block = blocks[random.below(blocks.len() as u64) as usize];
+            let size = 1 + random.below(most);
+            let block = blocks[random.below(blocks.len())];
             // SAFETY: what is no live block is refused or, in a scribbled pool, stays inside it.
             let got = unsafe {
                 match random.below(16) {
@@ -155,7 +140,7 @@ fn whatever_is_written_over_a_pool_with_caches_no_call_leaves_it() {
                         continue;
                     }
                     8 => {
-                        let slot = block.wrapping_add(8 * random.below(8) as usize).cast();
+                        let slot = block.wrapping_add(8 * random.below(8)).cast();
                         let _ = match random.below(3) {
                             0 => pool.malloc_to(size, slot),
                             1 => pool.calloc_to(1, size, slot),
@@ -192,13 +177,13 @@ fn churn(pool: &Pool, random: &mut Random) {
     let mut live: BTreeMap<usize, usize> = BTreeMap::new();
     for _ in 0..200 {
         if random.below(3) > 0 {
-            let size = 1 + random.below(200) as usize;
+            let size = 1 + random.below(200);
             let Ok(block) = pool.malloc(size) else { continue };
             let start = block.as_ptr() as usize;
             let before = live.range(..start + size).next_back();
             assert!(before.is_none_or(|(&at, &len)| at + len <= start), "blocks overlap");
             live.insert(start, size);
-        } else if let Some((&start, _)) = live.iter().nth(random.below(20) as usize) {
+        } else if let Some((&start, _)) = live.iter().nth(random.below(20)) {
             live.remove(&start);
             // SAFETY: a block of ours that nobody uses. The pool may have trouble with it, since
             // it was lied to; it must not harm others.
