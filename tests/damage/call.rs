@@ -188,6 +188,7 @@ pub fn is_possible(answer: Answer) -> bool {
         MEMPOOL_ERR_FOREIGN_POINTER,
         MEMPOOL_ERR_NOT_ALLOCATED,
         MEMPOOL_ERR_CORRUPTED,
+        MEMPOOL_ERR_NOT_FOUND,
         MEMPOOL_ERR_EXISTS,
         MEMPOOL_ERR_BUSY,
     ];

@@ -76,7 +76,7 @@ fn spots(scene: &Scene) -> Vec<Spot> {
         words(g.cache, g.cache + known(CACHES_OFFSET) * CACHE_BYTES, Held);
         words(g.magazine, g.magazine + magazines * MAGAZINE_BYTES, Held);
     }
-    words(g.owner, g.owner + g.owners.min(3) as usize * OWNER_BYTES, Held);
+    words(g.owner, g.owner + g.owners.min(3) as usize * OWNER_BYTES, Truth);
     // The links of blocks that are free, or may be.
     let mut bytes = Vec::new();
     let top = scene.word(g.word(HEAP_OFFSET), 4) as usize;
@@ -92,7 +92,7 @@ fn spots(scene: &Scene) -> Vec<Spot> {
             (granule..granule + size).filter(|&at| at < granule + 5 || at + 4 > granule + size);
         bytes.extend(edges.map(|granule| (g.map + granule, Truth)));
         if g.owners > 0 {
-            bytes.push((g.tags + granule, Held));
+            bytes.push((g.tags + granule, Truth));
         }
     }
     bytes.extend((top..top + 4).map(|granule| (g.map + granule, Truth)));
