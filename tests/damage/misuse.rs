@@ -68,6 +68,82 @@ fn loose_blocks_that_are_not_there_are_looked_for_once() {
     pool.check().unwrap();
 }
 
+/// A malloc that fails has looked at every block, whatever the hints say of them.
+#[test]
+fn loose_blocks_that_are_not_counted_are_found_before_a_malloc_fails() {
+    // Large enough for caches, whose larger classes are made loose when they are freed.
+    let mut buffer = vec![0u64; 40_000];
+    // SAFETY: the buffer outlives the pool.
+    let pool = unsafe { Pool::init(buffer.as_mut_ptr().cast(), 320_000, &Options::default()) };
+    let pool = pool.unwrap();
+    const SIZE: usize = 640;
+    let blocks: Vec<_> = std::iter::from_fn(|| pool.malloc(SIZE).ok()).collect();
+    while pool.malloc(16).is_ok() {}
+    // More than a quarter, so that memory is not scarce, and no two of them side by side; then a row.
+    let apart = blocks[..blocks.len() * 3 / 4].iter().step_by(2);
+    let row = &blocks[blocks.len() - 20..blocks.len() - 10];
+    for &block in apart.chain(row) {
+        // SAFETY: a live block, which nobody uses.
+        unsafe { pool.free(block.as_ptr()) }.unwrap();
+    }
+    // SAFETY: the count of loose blocks, which the pool looks at too.
+    let before = unsafe {
+        let count = buffer.as_mut_ptr().cast::<u32>().add(HEAP_OFFSET / 4 + 5);
+        let before = count.read_volatile();
+        count.write_volatile(0);
+        before
+    };
+    assert!(before >= 10, "{before} are loose");
+    let found = pool.malloc(10 * SIZE).expect("the row is free");
+    assert_eq!(Some(found), row.iter().min().copied());
+    assert!(pool.stats().unwrap().recoveries > 0, "it was noticed");
+    pool.check().unwrap();
+}
+
+/// A map byte that was written over makes a small block at the pool's end one that would reach beyond.
+#[test]
+fn no_block_reaches_beyond_the_pool() {
+    const WORDS: usize = 50_000;
+    for flags in [0, OWNER_TAGS] {
+        for granules in [2usize, 4, 7, 32, 36, 64] {
+            let mut buffer = vec![0u64; WORDS];
+            let (base, len) = (buffer.as_mut_ptr().cast::<u8>(), WORDS * 8);
+            let options = Options { flags, ..Options::default() };
+            let geometry = Geometry::plan(base.addr(), len, &options).unwrap();
+            // SAFETY: the buffer outlives the pool.
+            let pool = unsafe { Pool::init(base, len, &options) }.unwrap();
+            // The thread has a magazine for blocks that are so long, with room.
+            let first = pool.malloc(16 * granules).unwrap();
+            // SAFETY: ours, and not used any more; so below.
+            unsafe { pool.free(first.as_ptr()) }.unwrap();
+            let most = pool.stats().unwrap().largest_free as usize;
+            let _most = pool.malloc(most - 16).unwrap();
+            let last = pool.calloc(1, 16).unwrap_or_else(|_| pool.malloc(16).unwrap());
+            let granule = (last.as_ptr().addr() - base.addr() - geometry.first) / 16;
+            let class = (0..88).find(|&class| live_granules(class) == granules).unwrap();
+            // SAFETY: a byte of the map, which the pool looks at too.
+            unsafe { base.add(geometry.map + granule).write_volatile(0x40 + class) };
+            // SAFETY: as above.
+            let _ = unsafe { pool.free(last.as_ptr()) };
+            while let Ok(block) = pool.calloc(1, 16 * granules) {
+                let end = block.as_ptr().addr() - base.addr() + 16 * granules;
+                assert!(end <= len, "{granules} granules, {} bytes too far", end - len);
+            }
+        }
+    }
+}
+
+/// The granules of a class, as `docs/design.md` tells of them: all to 32, then eight a doubling.
+fn live_granules(class: u8) -> usize {
+    let class = usize::from(class);
+    let (doubling, step) = (class.saturating_sub(32) / 8, class.saturating_sub(32) % 8);
+    if class < 32 {
+        class + 1
+    } else {
+        (32 << doubling) + (4 << doubling) * (step + 1)
+    }
+}
+
 #[test]
 fn a_broken_promise_of_zero_bytes_makes_no_blocks_overlap() {
     let mut random = Random(1);

@@ -16,11 +16,12 @@ const ROUND: Duration = Duration::from_millis(20);
 /// Seconds that a round may take, on however busy a machine.
 const PATIENCE: u32 = 100;
 
-/// All rounds of a kind of pool together.
+/// For all rounds of a kind of pool.
 fn chance() -> Duration {
     let seconds = std::env::var("MEMPOOL_TEST_SECONDS").ok();
     let seconds: Option<u64> = seconds.and_then(|text| text.parse().ok());
     seconds.map_or(Duration::from_millis(400), Duration::from_secs)
+        / seconds.map_or(1, |_| KINDS.len() as u32)
 }
 
 /// A scene that threads share. What it notes of blocks that were given out is for one thread; these
