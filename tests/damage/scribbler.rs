@@ -125,7 +125,7 @@ fn endure(kind: Kind) {
             let (shared, ends, calls) = (&shared, &ends, &calls);
             scope.spawn(move || shared.scribble(&mut Random(rounds), ends));
             for caller in 1..=CALLERS {
-                let mut random = Random(rounds + caller << 32);
+                let mut random = Random((rounds + caller) << 32);
                 scope.spawn(move || shared.call(&mut random, ends, calls));
             }
             std::thread::sleep(ROUND);
