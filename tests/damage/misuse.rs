@@ -100,6 +100,37 @@ fn loose_blocks_that_are_not_counted_are_found_before_a_malloc_fails() {
     pool.check().unwrap();
 }
 
+/// A magazine's item that was written over names a block of another kind: it is not given out.
+#[test]
+fn what_is_no_cached_block_is_not_given_out_whatever_a_magazine_says() {
+    const WORDS: usize = 50_000;
+    let names = ["free", "live, of the class", "live, of another", "cached, of another class"];
+    for (case, name) in names.into_iter().enumerate() {
+        let mut buffer = vec![0u64; WORDS];
+        let (base, len) = (buffer.as_mut_ptr().cast::<u8>(), WORDS * 8);
+        let geometry = Geometry::plan(base.addr(), len, &Options::default()).unwrap();
+        // SAFETY: the buffer outlives the pool.
+        let pool = unsafe { Pool::init(base, len, &Options::default()) }.unwrap();
+        let [free, _, live, other, cached, mine] =
+            [100_000, 20_000, 64, 5000, 32, 64].map(|size| pool.malloc(size).unwrap().as_ptr());
+        for block in [free, cached, mine] {
+            // SAFETY: ours, and not used any more.
+            unsafe { pool.free(block) }.unwrap();
+        }
+        let granule = |block: *mut u8| ((block.addr() - base.addr() - geometry.first) / 16) as u32;
+        let wrong = [free, live, other, cached][case];
+        let magazines = base.addr() + geometry.magazine..base.addr() + geometry.map;
+        let items = magazines.step_by(4).map(|at| at as *mut u32);
+        // SAFETY: words of the buffer, which the pool looks at too.
+        let item = items.into_iter().find(|&at| unsafe { at.read_volatile() } == granule(mine));
+        // SAFETY: as above.
+        unsafe { item.expect("it is cached").write_volatile(granule(wrong)) };
+        let got = pool.malloc(64).unwrap().as_ptr();
+        assert_ne!(got, wrong, "{name}");
+        assert!(pool.stats().unwrap().recoveries > 0, "{name}: it was noticed");
+    }
+}
+
 /// A map byte that was written over makes a small block at the pool's end one that would reach beyond.
 #[test]
 fn no_block_reaches_beyond_the_pool() {
