@@ -4,6 +4,7 @@
  *   cc -std=c11 shared.c $(pkg-config --cflags --libs mempool) -lrt -o shared && ./shared
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <mempool.h>
@@ -31,8 +32,15 @@ int main(void) {
     char name[64];
     snprintf(name, sizeof name, "/mempool-shared-%d", (int)getpid());
     int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600), ends[2];
-    if (fd < 0 || shm_unlink(name) || ftruncate(fd, POOL_BYTES) || pipe(ends))
+    if (fd < 0 || shm_unlink(name) || pipe(ends))
         return perror("shared memory"), 1;
+
+    /* Not ftruncate: it leaves holes, and who first writes to one while the file system is full gets a SIGBUS, in the
+     * middle of any call or of his own code. No library survives that. This takes the memory now, or says that there
+     * is none. (What also must not be: that somebody makes the file shorter while it is mapped.) */
+    errno = posix_fallocate(fd, 0, POOL_BYTES);
+    if (errno != 0)
+        return perror("memory for the pool"), 1;
 
     mempool_t *pool;
     void *memory = map(fd);

@@ -256,7 +256,7 @@ impl<'a> Depot<'a> {
             return None;
         }
         let magazine = self.idle()?;
-        self.set(HOARD, self.get(HOARD) + share);
+        self.set(HOARD, self.get(HOARD).saturating_add(share));
         self.region.store8(self.word(magazine, CLASS_AT), class);
         self.region.store8(self.word(magazine, ROUNDS_AT), rounds as u8);
         if let Some(word) = self.region.word32(self.word(magazine, OWNER_AT)) {
@@ -273,7 +273,7 @@ impl<'a> Depot<'a> {
         if more == 0 || rounds > self.geometry.rounds_max(class) || share > self.room() {
             return false;
         }
-        self.set(HOARD, self.get(HOARD) + share);
+        self.set(HOARD, self.get(HOARD).saturating_add(share));
         self.region.store8(self.word(magazine, ROUNDS_AT), rounds as u8);
         true
     }

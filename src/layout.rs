@@ -49,8 +49,10 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Rela
 
 /// The first word of a pool whose layout is complete: "mempool" and a byte no text has.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"mempool\x9d");
-/// The first word while a pool is being made.
-pub const FORMATTING: u64 = u64::from_le_bytes(*b"mempool\x9c");
+/// The first word while a pool is being made. Far from the magic: a bit that tipped over must not make
+/// a pool one that may be formatted.
+pub const FORMATTING: u64 = u64::from_le_bytes(*b"formats\x9c");
+const _: () = assert!((MAGIC ^ FORMATTING).count_ones() > 8 && FORMATTING.count_ones() > 8);
 /// Changes whenever any byte of the layout changes its meaning.
 pub const VERSION: u32 = 1;
 
@@ -257,6 +259,10 @@ impl Geometry {
     /// Fills in what follows from the rest.
     fn complete(mut self) -> core::result::Result<Geometry, Misfit> {
         let align = self.align();
+        // Then no sum below can be too large for a number.
+        if self.start >= self.end {
+            return Err(Misfit::Small);
+        }
         self.header = header_at(self.residue, self.start).ok_or(Misfit::Small)?;
         let bins = self.header.checked_add(HEADER_BYTES).ok_or(Misfit::Small)?;
         // Granules end at the last boundary before `end`; each needs its bytes and one of map.

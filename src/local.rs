@@ -432,8 +432,9 @@ impl Local {
         let count = byte::count(magazine);
         // SAFETY: not ABSENT, whose owner is no thread's.
         let granule = unsafe { magazine.last(count) }.load(Relaxed);
-        // Of no blocks the last is none. Any other may be anything, too.
-        if granule as usize >= self.known.get() {
+        // Of no blocks the last is none. Any other may be anything, too; and a map byte that was
+        // written over may tell of a block that reaches beyond the pool.
+        if granule as usize + slot >= self.known.get() {
             return None;
         }
         // SAFETY: a granule of this pool, whose map byte is known.

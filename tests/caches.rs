@@ -8,6 +8,7 @@ use common::child::{self, End};
 use common::crowd::{Crowd, Losses};
 use common::handle::{self, Block};
 use common::memory::error;
+use common::other::Other;
 use common::random::Random;
 use common::worker::{
     fill_cache, free_the_lost, is_stamped, keeps_stamp, stamp, Log, Shared, Worker,
@@ -16,7 +17,7 @@ use common::{options, Handle, Memory, Options};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
-use std::sync::mpsc::{channel, sync_channel, Sender};
+use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -59,36 +60,6 @@ fn room(shared: &Shared) -> usize {
 
 fn are_equal(one: &handle::Stats, other: &handle::Stats) -> bool {
     format!("{one:?}") == format!("{other:?}")
-}
-
-/// What a thread is told to do.
-type Task = Box<dyn FnOnce() + Send>;
-
-/// A thread that does what it is told, and waits.
-struct Other {
-    tasks: Option<Sender<Task>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Other {
-    fn new() -> Other {
-        let (tasks, receive) = channel::<Task>();
-        let thread = std::thread::spawn(move || receive.into_iter().for_each(|task| task()));
-        Other { tasks: Some(tasks), thread: Some(thread) }
-    }
-
-    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let (send, receive) = channel();
-        let task = Box::new(move || send.send(work()).expect("the test waits for it"));
-        self.tasks.as_ref().expect("not ended").send(task).expect("it lives");
-        receive.recv().expect("it did its work")
-    }
-
-    /// Returns when the thread is gone.
-    fn end(mut self) {
-        drop(self.tasks.take());
-        self.thread.take().expect("not ended").join().expect("it ended well");
-    }
 }
 
 // Threads that end.

@@ -246,8 +246,9 @@ impl Bins {
         Some(largest).filter(|&largest| largest > 0).ok_or(Lie)
     }
 
-    /// Counts all blocks of all bins, checking each link, bit and bin. O(free blocks).
-    pub fn count(&self) -> Honest<u32> {
+    /// Counts all blocks of all bins, checking each link, bit and bin; calls `show_progress` at each.
+    /// O(free blocks).
+    pub fn count(&self, show_progress: impl Fn()) -> Honest<u32> {
         let mut count = 0u32;
         for bin in 0..self.bin_count() {
             if (self.head(bin) != NONE) != self.bit(bin) {
@@ -255,6 +256,7 @@ impl Bins {
             }
             self.each(bin, u32::MAX, |_| {
                 count = count.saturating_add(1);
+                show_progress();
                 true
             })?;
         }

@@ -206,6 +206,37 @@ impl Heap {
         }
     }
 
+    /// [`Heap::alloc`], after that found no room: what a bin that is said to be empty hides, or a
+    /// count of loose blocks that is too low, is found by a walk. O(blocks).
+    pub fn alloc_hidden(&self, size: u32, alignment: usize) -> Result<u32> {
+        if !self.is_room(&self.ask(size, alignment)) {
+            return Err(Error::OutOfMemory { size: self.geometry.bytes(size) as u64 });
+        }
+        self.mend()?;
+        self.alloc(size, alignment)
+    }
+
+    /// Whether a block as asked for fits into free neighbours, as the map alone tells it. O(blocks).
+    fn is_room(&self, ask: &Ask) -> bool {
+        let (top, compact) = (self.top(), !self.geometry.has(NO_COMPACT));
+        // The stretch of free blocks that ends where the walk is.
+        let (mut start, mut at) = (0, 0);
+        while let Some(Entry { state, size }) = self.map.read(at, top) {
+            self.show_progress();
+            let end = at + size;
+            if !matches!(state, State::Free | State::Loose) {
+                start = end;
+            } else {
+                start = if compact { start } else { at };
+                if ask.fits((start, end - start)) {
+                    return true;
+                }
+            }
+            at = end;
+        }
+        at == top && compact && ask.fits((start, self.geometry.granules - start))
+    }
+
     /// A free block in which a block as asked for fits, after some that were loose have become such.
     /// O(1).
     #[inline(always)]
@@ -266,7 +297,9 @@ impl Heap {
     /// no room. O(blocks).
     pub fn refill(&self, size: u32, most: u32, count_at: usize) -> Result<u32> {
         let found = self.find(&Ask::anywhere(size))?;
-        let (start, whole) = found.unwrap_or((self.top(), self.geometry.granules - self.top()));
+        // Looked at once: somebody may write to it meanwhile who should not.
+        let top = self.top();
+        let (start, whole) = found.unwrap_or((top, self.geometry.granules - top));
         let mut count = most.min(whole / size);
         let rest = |count| whole - count * size;
         let leaves_scraps = |count| rest(count) > 0 && !self.is_worth_a_block(rest(count));
@@ -276,7 +309,7 @@ impl Heap {
         if count == 0 {
             return Ok(0);
         }
-        let mut change = Change::new(Kind::Refill, start, self.top());
+        let mut change = Change::new(Kind::Refill, start, top);
         change.new[0] = Entry { state: State::Cached, size };
         change.taker = Taker::of_one(count_at, count);
         if found.is_some() {
@@ -404,7 +437,7 @@ impl Heap {
 
     /// Whether the bins hold every free block of the map once: how many they hold.
     pub fn binned(&self) -> Option<u32> {
-        self.bins.count().ok()
+        self.bins.count(|| self.show_progress()).ok()
     }
 
     /// Whether what the map shows before a block is a free block. It is not if the caller promised

@@ -450,7 +450,9 @@ impl Handle {
         let depot = self.depot();
         for class in 0..class::COUNT {
             for stack in [Stack::Full, Stack::Empty] {
-                while let Some(magazine) = depot.take(class, stack, Owner::Holder) {
+                // Bounded, should somebody write to the owner words meanwhile.
+                for _ in 0..self.geometry.magazines {
+                    let Some(magazine) = depot.take(class, stack, Owner::Holder) else { break };
                     self.dissolve(heap, magazine, class);
                     heap.show_progress();
                 }

@@ -37,6 +37,8 @@ pub struct Handle {
     lock: Lock,
     /// When a close look at the dead is due again.
     rested: AtomicU64,
+    /// When a malloc that fails goes through all of the map again.
+    looked: AtomicU64,
     /// The tag of this process's blocks, below the generation of the process that got it.
     own: AtomicU64,
 }
@@ -183,6 +185,7 @@ impl Pool {
             id,
             lock,
             rested: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
             own: AtomicU64::new(0),
         });
         let handle = Box::into_raw(room.into_boxed_slice()).cast::<Handle>();
@@ -573,7 +576,9 @@ impl Handle {
         if let Some(moved) = self.take(size, wanted)? {
             let to = moved.block();
             let at = to.addr().get() - self.region.address();
-            let old = self.geometry.bytes(self.heap().live_size(granule).unwrap_or(0));
+            // No more than it takes, should somebody write to the map meanwhile.
+            let old = self.heap().live_size(granule).unwrap_or(0).min(wanted);
+            let old = self.geometry.bytes(old);
             self.region.copy(self.geometry.offset(granule), at, old);
             let Some((count_at, count)) = moved.taken(&self.region) else {
                 self.locked(|heap| heap.free(granule))?;
@@ -600,7 +605,8 @@ impl Handle {
                 heap.set_guard(moved, size);
             }
             let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
-            self.in_pieces(heap, old.min(size), |at, len| {
+            let new = if heap.is_guarded() { size } else { self.geometry.bytes(wanted) };
+            self.in_pieces(heap, old.min(new), |at, len| {
                 self.region.copy(from + at, to + at, len);
             });
             heap.free(granule)?;
@@ -622,13 +628,38 @@ impl Handle {
 
     /// A live block of just so many granules from the heap.
     fn alloc_exactly(&self, heap: &Heap, granules: u32, alignment: usize) -> Result<u32> {
-        match heap.alloc(granules, alignment) {
+        let answer = match heap.alloc(granules, alignment) {
             Err(Error::OutOfMemory { .. }) if self.geometry.caches > 0 => {
                 self.give_back(heap);
                 heap.alloc(granules, alignment)
             }
             answer => answer,
+        };
+        match answer {
+            Err(Error::OutOfMemory { .. }) => self.alloc_hidden(heap, granules, alignment, answer),
+            answer => answer,
         }
+    }
+
+    /// What the hints hide, after they were asked in vain. A pool that is always full fails all the
+    /// time: the map is then looked through in a tenth of it.
+    #[cold]
+    fn alloc_hidden(
+        &self,
+        heap: &Heap,
+        granules: u32,
+        alignment: usize,
+        answer: Result<u32>,
+    ) -> Result<u32> {
+        const REST: u64 = 10;
+        let start = sys::now();
+        if start < self.looked.load(Relaxed) {
+            return answer;
+        }
+        let answer = heap.alloc_hidden(granules, alignment);
+        let end = sys::now();
+        self.looked.store(end + REST * (end - start), Relaxed);
+        answer
     }
 
     /// Runs a call's work under the lock.

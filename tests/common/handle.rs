@@ -119,6 +119,13 @@ pub fn inspect(
     judged(status).map(|()| stats)
 }
 
+pub fn peek(prefix: &[u8]) -> Result<u64, Status> {
+    let mut len = 0;
+    // SAFETY: a slice is readable.
+    let status = unsafe { mempool_peek(prefix.as_ptr().cast(), prefix.len(), &mut len) };
+    judged(status).map(|()| len)
+}
+
 pub fn min_len(options: &Options) -> usize {
     // SAFETY: valid options.
     unsafe { mempool_min_len(options) }
@@ -321,6 +328,39 @@ impl Handle {
     #[track_caller]
     pub fn walk(self) -> Vec<Block> {
         self.try_walk().unwrap_or_else(|status| panic!("walk: {status}: {}", last_message()))
+    }
+
+    pub fn adopt(self, block: *mut u8) -> Result<(), Status> {
+        // SAFETY: as in `realloc`.
+        judged(unsafe { mempool_adopt(self.0, block.cast()) })
+    }
+
+    pub fn abandon(self, block: *mut u8) -> Result<(), Status> {
+        // SAFETY: as in `realloc`.
+        judged(unsafe { mempool_abandon(self.0, block.cast()) })
+    }
+
+    /// The number of the process whose block it is; 0 for nobody.
+    pub fn owner_of(self, block: *const u8) -> Result<i32, Status> {
+        // SAFETY: integers only.
+        let mut owner: mempool_owner_t = unsafe { std::mem::zeroed() };
+        // SAFETY: as in `realloc`.
+        judged(unsafe { mempool_owner_of(self.0, block.cast(), &mut owner) })?;
+        Ok(owner.pid)
+    }
+
+    /// Frees all that the dead left.
+    pub fn reap(self) -> Result<mempool_reaped_t, Status> {
+        // SAFETY: integers only.
+        let mut reaped: mempool_reaped_t = unsafe { std::mem::zeroed() };
+        // SAFETY: as in `release`; without a visitor there is no context.
+        judged(unsafe { mempool_reap(self.0, 0, None, ptr::null_mut(), &mut reaped) })?;
+        Ok(reaped)
+    }
+
+    pub fn label(self, label: u64) -> Result<(), Status> {
+        // SAFETY: as in `release`.
+        judged(unsafe { mempool_label(self.0, label) })
     }
 
     pub fn trim(self) -> Result<(), Status> {

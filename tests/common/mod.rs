@@ -6,6 +6,7 @@ pub mod child;
 pub mod crowd;
 pub mod handle;
 pub mod memory;
+pub mod other;
 pub mod random;
 pub mod worker;
 
