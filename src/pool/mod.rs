@@ -5,6 +5,7 @@ mod cached;
 mod reap;
 mod recover;
 mod slot;
+mod watched;
 
 use crate::check;
 use crate::class;
@@ -19,6 +20,7 @@ use crate::options::Options;
 use crate::region::{Region, View};
 use crate::stats::{Block, Stats};
 use crate::sys;
+use crate::watch::{self, Presence};
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU64;
@@ -37,6 +39,8 @@ pub struct Handle {
     rested: AtomicU64,
     /// The tag of this process's blocks, below the generation of the process that got it.
     own: AtomicU64,
+    /// For tools: nothing without them.
+    presence: Presence,
 }
 
 impl Drop for Handle {
@@ -72,8 +76,10 @@ impl Pool {
         // SAFETY: as promised by the caller.
         let region = unsafe { region(buffer, len) }?;
         let geometry = Geometry::plan(region.address(), len, options)?;
+        let _hush = watch::hush();
         end_remains(&region, options.start)?;
         let pool = Pool::new(region, Header { geometry, id: sys::random() })?;
+        pool.tell_attached(true);
         let held = pool.lock.seize()?;
         pool.format(true);
         drop(held);
@@ -88,7 +94,9 @@ impl Pool {
     pub unsafe fn attach(buffer: *mut u8, len: usize, start: usize) -> Result<Pool> {
         // SAFETY: as promised by the caller.
         let region = unsafe { region(buffer, len) }?;
+        let _hush = watch::hush();
         let pool = Pool::new(region, layout::find(&region, start)?)?;
+        pool.tell_attached(false);
         if let Some(held) = pool.lock.claim()? {
             let rebooted = held.rebooted;
             // What it finds is said by the calls that follow.
@@ -113,6 +121,7 @@ impl Pool {
         let header = layout::header_at(region.address(), options.start)
             .filter(|header| header.saturating_add(HEADER_BYTES) <= len)
             .ok_or(Error::TooSmall { len: len as u64, needed: min_len(options) as u64 })?;
+        let _hush = watch::hush();
         loop {
             if !is_blank(&region, header) {
                 // SAFETY: as promised by the caller.
@@ -134,6 +143,7 @@ impl Pool {
             }
             drop(held);
             if made {
+                pool.tell_attached(true);
                 return Ok((pool, true));
             }
         }
@@ -142,6 +152,7 @@ impl Pool {
     /// This process is done with the handle: the caches its threads have through it are given
     /// back, none of which may be inside a call. The pool and its blocks stay. O(what they hold).
     pub fn detach(self) -> Result<()> {
+        self.tell_detaching();
         while let Some(token) = local::end(self.key()) {
             if self.is_here().is_ok() {
                 self.locked(|heap| {
@@ -164,6 +175,7 @@ impl Pool {
     }
 
     fn new(region: Region, header: Header) -> Result<Pool> {
+        watch::look();
         let Header { geometry, id } = header;
         let word = |offset| geometry.word(offset);
         let lock = Lock::new(region, word(LOCK_OFFSET), word(NAMESPACE_OFFSET), word(TURN_OFFSET));
@@ -182,6 +194,7 @@ impl Pool {
             lock,
             rested: AtomicU64::new(0),
             own: AtomicU64::new(0),
+            presence: Presence::default(),
         });
         let handle = Box::into_raw(room.into_boxed_slice()).cast::<Handle>();
         // SAFETY: a boxed slice of one has the layout of a boxed one.
@@ -197,6 +210,7 @@ impl Handle {
             self.set_magic(0);
             // What threads look at in their fast path.
             self.depot().revoke();
+            self.tell_released();
             Ok(())
         })
     }
@@ -240,11 +254,15 @@ impl Handle {
         let Some(block) = NonNull::new(block) else {
             return self.malloc(size);
         };
+        let _hush = watch::hush();
         let answer = self.granule(block.as_ptr()).and_then(|granule| {
             self.is_here()?;
             self.heap().live_size(granule)?;
             let wanted = self.granules(size)?;
-            if self.resize(granule, wanted)? {
+            let before = self.tell_resizing(granule, size);
+            let resized = self.resize(granule, wanted);
+            self.tell_resized(granule, size, &resized, before);
+            if resized? {
                 return Ok(block);
             }
             self.relocate(granule, size, wanted)
@@ -274,6 +292,7 @@ impl Handle {
             let old = heap.live_size(granule)?;
             let wanted = self.granules(size)?;
             if wanted <= old || heap.resize(granule, wanted)? {
+                self.tell_expanded(granule, size);
                 return Ok(());
             }
             Err(Error::OutOfMemory { size: size as u64 })
@@ -296,6 +315,16 @@ impl Handle {
     #[cold]
     fn free_slowly(&self, granule: u32, block: *mut u8) -> Result<()> {
         self.is_here()?;
+        self.tell_freed(granule);
+        let answer = self.put_or_free(granule, block);
+        if answer.is_err() {
+            self.tell_kept(granule);
+        }
+        answer
+    }
+
+    #[inline(always)]
+    fn put_or_free(&self, granule: u32, block: *mut u8) -> Result<()> {
         if self.geometry.caches > 0 && self.put(granule, block as usize)? {
             return Ok(());
         }
@@ -341,6 +370,7 @@ impl Handle {
         self.locked(|heap| {
             heap.free_all()?;
             self.forget_cached();
+            self.tell_emptied();
             Ok(())
         })
     }
@@ -349,7 +379,9 @@ impl Handle {
     pub fn usable_size(&self, block: *const u8) -> usize {
         let size = || {
             self.is_here()?;
-            self.heap().live_size(self.granule(block)?)
+            let granule = self.granule(block)?;
+            self.tell_widened(granule);
+            self.heap().live_size(granule)
         };
         size().map_or(0, |size| self.geometry.bytes(size))
     }
@@ -364,6 +396,7 @@ impl Handle {
     pub fn offset(&self, pointer: *const u8) -> u64 {
         let at = (pointer as usize).wrapping_sub(self.region.address());
         if (self.geometry.start..self.geometry.end).contains(&at) {
+            self.tell_shown(pointer);
             at as u64
         } else {
             0
@@ -375,6 +408,7 @@ impl Handle {
         let at = usize::try_from(offset).unwrap_or(0);
         let inside = at != 0 && (self.geometry.start..self.geometry.end).contains(&at);
         let pointer = self.region.pointer(at).filter(|_| inside);
+        pointer.inspect(|pointer| self.tell_seen(pointer.as_ptr()));
         pointer.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
@@ -411,7 +445,9 @@ impl Handle {
                     .ok_or(Error::Corrupted { what: "the map tells of no block that could be", at })
             })?;
             let Some((start, block)) = found else { return Ok(()) };
-            if !visit(&shown(&self.geometry, start, block)) {
+            let shown = shown(&self.geometry, start, block);
+            self.tell_visited(&shown);
+            if !visit(&shown) {
                 return Ok(());
             }
             from = start + block.size;
@@ -553,7 +589,9 @@ impl Handle {
             let to = moved.block();
             let at = to.addr().get() - self.region.address();
             let old = self.geometry.bytes(self.heap().live_size(granule).unwrap_or(0));
+            self.tell_popped(&moved, size, false);
             self.region.copy(self.geometry.offset(granule), at, old);
+            self.tell_freed(granule);
             let Some((count_at, count)) = moved.taken(&self.region) else {
                 self.locked(|heap| heap.free(granule))?;
                 return Ok(moved.deliver());
@@ -561,6 +599,7 @@ impl Handle {
             // One event: a death leaves the one block or the other.
             let freed = self.locked(|heap| heap.free_and_deliver(granule, count_at, count));
             if freed.is_err() {
+                self.tell_kept(granule);
                 let granule = ((at - self.geometry.first) >> self.geometry.align_log2) as u32;
                 moved.put_back(self.heap().map(), self.rounded(wanted), granule);
             }
@@ -571,14 +610,17 @@ impl Handle {
             let moved = match self.alloc(heap, wanted, 1) {
                 // What was joined or given back over this may lie right behind the block.
                 Err(Error::OutOfMemory { .. }) if heap.resize(granule, wanted)? => {
+                    self.tell_expanded(granule, size);
                     return self.block(granule);
                 }
                 moved => moved?,
             };
             let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
+            self.tell_allocated(moved, size, false);
             self.in_pieces(heap, self.geometry.bytes(old), |at, len| {
                 self.region.copy(from + at, to + at, len);
             });
+            self.tell_freed(granule);
             heap.free(granule)?;
             self.block(moved)
         })
@@ -611,6 +653,7 @@ impl Handle {
 
     fn inside<T>(&self, held: Held, work: impl FnOnce(&Heap) -> Result<T>) -> Result<T> {
         self.is_here()?;
+        let _hush = watch::hush();
         if held.owner_died {
             self.count(RECOVERIES_OFFSET);
         }
@@ -635,9 +678,11 @@ impl Handle {
     }
 
     fn allocate(&self, size: usize, alignment: usize, fill: Option<u8>) -> Result<NonNull<u8>> {
+        let _hush = watch::hush();
         let answer = self.granules(size).and_then(|granules| {
             if alignment <= self.geometry.align() {
                 if let Some(taken) = self.take(size, granules)? {
+                    self.tell_popped(&taken, size, fill.is_some());
                     if let Some(byte) = fill {
                         let at = taken.block().addr().get() - self.region.address();
                         self.region.fill(at, size, byte);
@@ -647,6 +692,7 @@ impl Handle {
             }
             self.locked(|heap| {
                 let granule = self.alloc(heap, granules, alignment)?;
+                self.tell_allocated(granule, size, fill.is_some());
                 if let Some(byte) = fill {
                     // Before the block is delivered: who dies here leaves no block behind.
                     let at = self.geometry.offset(granule);
@@ -743,13 +789,16 @@ impl Handle {
 /// [`Handle::malloc`] of the handle at an address, as long as this thread's cache has a block.
 #[inline(always)]
 pub(crate) fn malloc_fast(key: usize, size: usize) -> Option<NonNull<u8>> {
+    if watch::ON {
+        return None;
+    }
     local::pop(key, size).map(local::Popped::deliver)
 }
 
 /// [`Handle::free`] of the handle at an address, as long as this thread's cache has room.
 #[inline(always)]
 pub(crate) fn free_fast(key: usize, block: *mut u8) -> bool {
-    local::push(key, block.addr())
+    !watch::ON && local::push(key, block.addr())
 }
 
 /// Figures and blocks of a pool that may be mapped read-only: writes nothing, takes no lock, so
@@ -765,10 +814,12 @@ pub unsafe fn inspect(
 ) -> Result<Stats> {
     // SAFETY: as promised by the caller; nothing below stores.
     let region = unsafe { region(buffer.cast_mut(), len) }?;
+    let hush = watch::hush();
     let Header { geometry, id } = layout::find(&region, start)?;
     let pool = Pool::new(region, Header { geometry, id })?;
     let heap = pool.heap();
     let found = pool.figures(heap, heap.largest_seen());
+    drop(hush);
     let Some(visit) = visit else { return Ok(found) };
     let (map, top) = (heap.map(), heap.top());
     let mut from = 0;

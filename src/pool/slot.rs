@@ -59,6 +59,7 @@ impl Handle {
                 if !heap.recall_from(granule, slot.at) {
                     return Err(Error::Busy("somebody else changes the slot"));
                 }
+                self.tell_freed(granule);
                 heap.free(granule)
             })
         });
@@ -75,6 +76,8 @@ impl Handle {
                     return Err(taken);
                 }
                 let granule = self.alloc(heap, granules, 1)?;
+                self.tell_allocated(granule, size, fill.is_some());
+                self.tell_linked(granule);
                 if let Some(byte) = fill {
                     let at = self.geometry.offset(granule);
                     self.in_pieces(heap, size, |from, len| self.region.fill(at + from, len, byte));
@@ -82,6 +85,7 @@ impl Handle {
                 if heap.deliver_to(granule, slot.at) {
                     return Ok(());
                 }
+                self.tell_freed(granule);
                 heap.free(granule)?;
                 Err(taken)
             })
