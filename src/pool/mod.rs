@@ -590,6 +590,7 @@ impl Handle {
             let at = to.addr().get() - self.region.address();
             let old = self.geometry.bytes(self.heap().live_size(granule).unwrap_or(0));
             self.tell_popped(&moved, size, false);
+            self.tell_moving(granule);
             self.region.copy(self.geometry.offset(granule), at, old);
             self.tell_freed(granule);
             let Some((count_at, count)) = moved.taken(&self.region) else {
@@ -617,6 +618,7 @@ impl Handle {
             };
             let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
             self.tell_allocated(moved, size, false);
+            self.tell_moving(granule);
             self.in_pieces(heap, self.geometry.bytes(old), |at, len| {
                 self.region.copy(from + at, to + at, len);
             });

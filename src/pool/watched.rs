@@ -110,6 +110,16 @@ impl Handle {
         before
     }
 
+    /// A block's bytes are about to be copied to its new place.
+    #[inline(always)]
+    pub(super) fn tell_moving(&self, granule: u32) {
+        if watch::ON {
+            if let Some((at, len)) = self.live(granule) {
+                watch::moving(at, len);
+            }
+        }
+    }
+
     /// A block was resized where it is, if it was; else all is as before.
     #[inline(always)]
     pub(super) fn tell_resized(

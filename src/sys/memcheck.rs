@@ -69,6 +69,7 @@ pub fn report() {
     request([CHANGE_ERR_DISABLEMENT, usize::MAX, 0, 0, 0]);
 }
 
+#[inline(never)] // so that reports begin with it, and not with what happens to stand beside it
 fn request(words: [usize; 5]) -> usize {
     let [what, a, b, c, d] = words;
     let words = [what, a, b, c, d, 0];

@@ -19,7 +19,7 @@
 //! leak when nothing here points to it any more. A fork shows all blocks.
 //!
 //! The library's own steps into closed memory (the links of free blocks) are hushed: memcheck does
-//! not report what happens under the lock ([`hush`]). AddressSanitizer never sees them.
+//! not report what happens under the lock ([`hush`]). AddressSanitizer does not see them.
 #![deny(unsafe_code)] // but for what `told` allows itself
 
 mod told;
@@ -95,6 +95,7 @@ pub fn freed(at: usize, len: usize) {
         // Another process made it. So that who uses it now is told who has freed it:
         allocated(at, len, len, true);
     }
+    forget_one(at);
     forget(at, at + len);
     close(at, len);
 }
@@ -115,6 +116,13 @@ pub fn cut(at: usize, asked: usize, len: usize) {
         tell_resized(at, old, asked);
     }
     close(at + asked, len - asked);
+}
+
+/// The library is about to read all of a block, and then to free it. The C library's functions, which
+/// it does so by, are watched by AddressSanitizer.
+pub fn moving(_at: usize, _len: usize) {
+    #[cfg(feature = "asan")]
+    sys::asan::open(_at, _len);
 }
 
 /// A block is `len` bytes long now, of which `asked` were asked for.
@@ -189,7 +197,11 @@ pub fn opened(from: usize, to: usize) {
 /// Forgets blocks between these addresses that are live no more: others have freed them.
 pub fn forget_dead(from: usize, to: usize, is_live: impl Fn(usize) -> bool) {
     if is_watched() {
-        told::starts(from, to).filter(|&at| !is_live(at)).for_each(forget_one);
+        for at in told::starts(from, to) {
+            if !is_live(at) {
+                forget_one(at);
+            }
+        }
     }
 }
 
@@ -233,7 +245,9 @@ extern "C" fn show_all() {
 
 /// Forgets what blocks lie between these addresses: whoever has freed them.
 fn forget(from: usize, to: usize) {
-    told::starts(from, to).for_each(forget_one);
+    for at in told::starts(from, to) {
+        forget_one(at);
+    }
 }
 
 fn forget_one(at: usize) {
