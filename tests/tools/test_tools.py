@@ -15,8 +15,10 @@ PROGRAMS = SOURCE / "c-tests" / "programs"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or SOURCE / "target") / "tools"
 VALGRIND = ["valgrind", "--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]
 
-# Of the others' programs those that are a regression here: threads, processes, all calls with all options.
-REGRESSIONS = ["threads", "fork_shared", "shm_two", "alignments", "header_c"]
+ASAN = ["-fsanitize=address", "-fsanitize-recover=address"]
+
+# Random work of threads, and of processes that have memory of each other's.
+REGRESSIONS = ["threads", "fork_shared"]
 
 # What a tool says of each mistake; where it is made, as a line of bugs.c says; what memcheck knows of the block.
 BUGS = {
@@ -74,7 +76,8 @@ def compiled(tmp_path_factory):
 
 def ran(*command):
     """What a program complained, its exit status, and what it printed."""
-    env = {**os.environ, "MEMPOOL_TEST_SECONDS": "0.1", "LSAN_OPTIONS": "detect_leaks=0"}
+    sanitizer = "halt_on_error=0:suppress_equal_pcs=0:detect_leaks=0:exitcode=9"
+    env = {**os.environ, "MEMPOOL_TEST_SECONDS": "0.1", "ASAN_OPTIONS": sanitizer}
     result = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
     return result.stderr, result.returncode, result.stdout
 
@@ -86,16 +89,25 @@ def line_of(kind):
     return f"bugs.c:{number}"
 
 
-@pytest.fixture(scope="session")
-def memcheck(compiled):
-    """What memcheck says of each mistake, all made by one process; and of it all at its end, by the name "leak"."""
-    names = [*BUGS, *UNWRITTEN, "leak"]
-    said, _, printed = ran(*VALGRIND, "--child-silent-after-fork=yes", compiled(HERE / "bugs.c"), *names)
+def said_of_each(command, names):
+    """What a tool says of each mistake, all made by one process; and of it all at its end, by the name "end"."""
+    said, _, printed = ran(*command, *names)
     assert printed == "unnoticed\n", said
     said = re.sub(r"^==\d+== ?", "", said, flags=re.M)
     parts = re.findall(r"^== (\w+)\n(.*?)^== end\n", said, re.M | re.S)
     assert [name for name, _ in parts] == names
-    return {**dict(parts), "leak": said.split("== end\n")[-1]}
+    return {**dict(parts), "end": said.split("== end\n")[-1]}
+
+
+@pytest.fixture(scope="session")
+def memcheck(compiled):
+    command = [*VALGRIND, "--child-silent-after-fork=yes", compiled(HERE / "bugs.c")]
+    return said_of_each(command, [*BUGS, *UNWRITTEN, "leak"])
+
+
+@pytest.fixture(scope="session")
+def asan(compiled):
+    return said_of_each([compiled(HERE / "bugs.c", *ASAN)], [*BUGS])
 
 
 @pytest.mark.parametrize("bug", BUGS)
@@ -121,19 +133,18 @@ def test_memcheck_sees_unwritten(memcheck, bug):
 
 def test_memcheck_sees_leaks(memcheck):
     """Two blocks that nothing points to: one as it was made, one that realloc has moved; where each was made."""
-    lost = re.findall(r"^([\d,]+) bytes in (\d+) blocks are definitely lost.*?\n\n", memcheck["leak"] + "\n\n", re.M | re.S)
-    assert ("100", "1") in lost and ("50,000", "1") in lost, memcheck["leak"]
-    records = [r for r in memcheck["leak"].split("\n\n") if "definitely lost" in r]
+    lost = re.findall(r"^([\d,]+) bytes in (\d+) blocks are definitely lost.*?\n\n", memcheck["end"] + "\n\n", re.M | re.S)
+    assert ("100", "1") in lost and ("50,000", "1") in lost, memcheck["end"]
+    records = [r for r in memcheck["end"].split("\n\n") if "definitely lost" in r]
     for size in ["100 bytes", "50,000 bytes"]:
-        assert any(r.startswith(size) and ": leak (bugs.c:" in r for r in records), memcheck["leak"]
+        assert any(r.startswith(size) and ": leak (bugs.c:" in r for r in records), memcheck["end"]
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_asan_sees_access(compiled, bug):
-    said, status, _ = ran(compiled(HERE / "bugs.c", "-fsanitize=address"), bug)
+def test_asan_sees_access(asan, bug):
     kind, _ = BUGS[bug]
-    assert status != 0
-    assert "ERROR: AddressSanitizer: use-after-poison" in said, said
+    said = asan[bug]
+    assert said.count("ERROR: AddressSanitizer: use-after-poison") == said.count("ERROR:") == 1, said
     assert f"{kind.upper()} of size 1 at" in said, said
     assert re.search(rf"#0 \w+ in mistake .*{line_of(kind)}\n.*#1 \w+ in {bug} ", said), said
 
@@ -144,14 +155,16 @@ def sources():
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
 def test_memcheck_is_silent(compiled, source):
-    said, status, printed = ran(*VALGRIND, "--error-exitcode=9", compiled(source))
+    # Leaks in clean.c alone: a fork leaves what the C library has of its parent's other threads.
+    leaks = [] if source.parent == HERE else ["--leak-check=no"]
+    said, status, printed = ran(*VALGRIND, *leaks, "--error-exitcode=9", compiled(source))
     assert (said, status) == ("", 0), said
     assert printed.endswith("ok\n")
 
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
 def test_asan_is_silent(compiled, source):
-    said, status, printed = ran(compiled(source, "-fsanitize=address"))
+    said, status, printed = ran(compiled(source, *ASAN))
     assert (said, status) == ("", 0), said
     assert printed.endswith("ok\n")
 
