@@ -94,6 +94,7 @@ def runners():
         Runner("the library, the C programs", [*cargo, "--release", "--workspace", *quick], count_cargo),
         Runner("Python", pytest("python/tests"), count_pytest),
         Runner("consumers, the README's code", pytest("tests/consumers", "tests/readme"), count_pytest),
+        Runner("memcheck and AddressSanitizer", pytest("tests/tools"), count_pytest),
     ]
 
 

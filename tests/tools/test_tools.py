@@ -48,19 +48,19 @@ UNWRITTEN = [
 ]
 
 
-def build_library(*features):
-    command = ["cargo", "build", "--locked", "--release", "--lib", "--target-dir", TARGET]
-    # Quicker to build than what ships, and debug information for the tools' stacks.
-    quick = ["--config", "profile.release.codegen-units=16"]
-    run(*command, *quick, "--features", ",".join(features), cwd=SOURCE)
-    return TARGET / "release" / "libmempool.a"
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """Built for both tools as CMake does it."""
+    folder = tmp_path_factory.mktemp("build")
+    run("cmake", "-S", SOURCE, "-B", folder, "-DMEMPOOL_TOOLS=valgrind;asan", f"-DMEMPOOL_CARGO_TARGET_DIR={TARGET}")
+    run("cmake", "--build", folder)
+    return folder / "lib" / "libmempool.a"
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    """Compiles a program of C with the library for tools, plain for memcheck or for AddressSanitizer; once."""
-    library = build_library("valgrind", "asan")
-    folder = tmp_path_factory.mktemp("tools")
+def compiled(library, tmp_path_factory):
+    """Compiles a program of C with that library, plain for memcheck or for AddressSanitizer; once."""
+    folder = tmp_path_factory.mktemp("programs")
     done = {}
 
     def compile_once(source, *flags):
@@ -175,10 +175,14 @@ def test_nobody_is_told_without_tools(compiled):
     assert ran(compiled(HERE / "bugs.c"), *BUGS)[1:] == (0, "unnoticed\n")
 
 
-def test_the_library_as_it_ships_tells_nobody():
+def test_the_library_as_it_ships_tells_nobody(library):
     """What begins each of valgrind's requests on x86_64, and the name of the sanitizer's function."""
     marks = [bytes.fromhex("48c1c703 48c1c70d 48c1c73d 48c1c733"), b"__asan_poison_memory_region"]
-    tools = (TARGET / "release" / "libmempool.a").read_bytes()
-    assert all(mark in tools for mark in marks)
+    assert all(mark in library.read_bytes() for mark in marks)
     shipped = Path(os.environ.get("MEMPOOL_LIBRARY") or SOURCE / "target/release/libmempool.so").read_bytes()
     assert not any(mark in shipped for mark in marks)
+
+
+def test_cmake_knows_its_tools(tmp_path):
+    said = run("cmake", "-S", SOURCE, "-B", tmp_path, "-DMEMPOOL_TOOLS=asan;valgrnd", fails=True)
+    assert 'there is no tool "valgrnd"' in said
