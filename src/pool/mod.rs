@@ -267,7 +267,7 @@ impl Handle {
             }
             self.relocate(granule, size, wanted)
         });
-        self.count_failure(self.reowned(answer))
+        self.count_failure(self.reowned(answer), size)
     }
 
     /// [`Handle::realloc`] to `count` times `size` bytes.
@@ -675,7 +675,7 @@ impl Handle {
             return Ok(());
         }
         Err(Error::NotAPool(
-            "this handle's pool was released, or another one was made in its place",
+            "this handle's pool was released, or another one was made in its place: detach it, and attach anew",
         ))
     }
 
@@ -703,7 +703,7 @@ impl Handle {
                 self.block(granule)
             })
         });
-        self.count_failure(answer)
+        self.count_failure(answer, size)
     }
 
     /// Works on a long stretch of bytes piece by piece, and shows in between that it goes on.
@@ -717,14 +717,14 @@ impl Handle {
 
     /// Bytes of an array.
     fn product(&self, count: usize, size: usize) -> Result<usize> {
-        let bytes = count.checked_mul(size).ok_or(Error::OutOfMemory { size: u64::MAX });
-        self.count_failure(bytes)
+        let bytes = count.checked_mul(size).ok_or(Error::Overflow);
+        self.count_failure(bytes, 0)
     }
 
     /// Granules for a block of this many bytes.
     fn granules(&self, size: usize) -> Result<u32> {
         if size == 0 {
-            return Err(Error::Argument("size must not be 0"));
+            return Err(Error::Argument("size is 0: ask for 1 byte or more"));
         }
         self.geometry.granules_for(size).ok_or(Error::OutOfMemory { size: size as u64 })
     }
@@ -743,7 +743,8 @@ impl Handle {
         }
         let inside = at - first;
         if inside % self.geometry.align() != 0 {
-            return Err(Error::NotAllocated { what: "not aligned as blocks are", at: at as u64 });
+            let what = "not aligned as blocks are: give the address that the pool gave";
+            return Err(Error::NotAllocated { what, at: at as u64 });
         }
         // Below the number of granules, which fits: there is less than a granule behind the last.
         Ok((inside >> self.geometry.align_log2) as u32)
@@ -755,11 +756,15 @@ impl Handle {
         self.region.pointer(at).ok_or(outside)
     }
 
-    fn count_failure<T>(&self, answer: Result<T>) -> Result<T> {
-        if matches!(answer, Err(Error::OutOfMemory { .. })) {
+    /// Counts a failure for want of memory; says what was asked for, and not what it was rounded to.
+    fn count_failure<T>(&self, answer: Result<T>, asked: usize) -> Result<T> {
+        if matches!(answer, Err(Error::OutOfMemory { .. } | Error::Overflow)) {
             self.count(FAILED_OFFSET);
         }
-        answer
+        answer.map_err(|error| match error {
+            Error::OutOfMemory { .. } => Error::OutOfMemory { size: asked as u64 },
+            error => error,
+        })
     }
 
     fn count_refusal<T>(&self, answer: Result<T>) -> Result<T> {

@@ -193,7 +193,9 @@ impl Handle {
 
     fn must_have_owners(&self) -> Result<()> {
         if self.geometry.owners == 0 {
-            return Err(Error::Argument("the pool was made without MEMPOOL_OWNER_TAGS"));
+            return Err(Error::Argument(
+                "the pool was made without MEMPOOL_OWNER_TAGS: init it with that flag",
+            ));
         }
         Ok(())
     }

@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 use crate::heap::Heap;
 use crate::layout::{REJECTED_OFFSET, SLOT_BYTES};
 
+const NO_SLOT: &str = "the slot lies in no live block: a slot is a uint64_t inside of one";
+
 /// A word inside a live block.
 #[derive(Clone, Copy)]
 struct Slot {
@@ -90,7 +92,7 @@ impl Handle {
                 Err(taken)
             })
         });
-        self.count_failure(answer)
+        self.count_failure(answer, size)
     }
 
     /// The slot at an address. Without the lock: the way to the start of its block may be long.
@@ -104,7 +106,7 @@ impl Handle {
         self.is_here()?;
         let heap = self.heap();
         let found = if around < heap.top() { heap.map().last_start(around) } else { None };
-        let Some(block) = found else { return refuse("the slot lies in no block") };
+        let Some(block) = found else { return refuse(NO_SLOT) };
         let slot = Slot { at, block };
         self.must_hold(heap, slot)?;
         Ok(slot)
@@ -117,10 +119,7 @@ impl Handle {
         match heap.live_size(slot.block) {
             Ok(size) if is_inside(size) => Ok(()),
             Err(error @ Error::Corrupted { .. }) => Err(error),
-            _ => {
-                let what = "the slot lies in no live block";
-                Err(Error::NotAllocated { what, at: slot.at as u64 })
-            }
+            _ => Err(Error::NotAllocated { what: NO_SLOT, at: slot.at as u64 }),
         }
     }
 

@@ -152,9 +152,8 @@ pub fn unmap_page(page: *mut u8) {
 pub fn reserve(len: usize) -> Option<NonNull<u8>> {
     let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a fresh private mapping touches no memory of ours.
-    let bytes = unsafe {
-        libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, how, -1, 0)
-    };
+    let bytes =
+        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, how, -1, 0) };
     NonNull::new(bytes.cast()).filter(|_| bytes != libc::MAP_FAILED)
 }
 

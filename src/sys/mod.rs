@@ -25,6 +25,6 @@ pub use futex::{wait, wake};
 pub use host::{boot_hash, is_private_mapping, pid_namespace, random};
 pub use host::{now, reserve, unmap_page, wiped_page, PAGE_BYTES};
 pub use thread::{
-    at_fork, at_fork_in_child, exists, is_of_this_process, is_process_gone, me, process, start_time, state,
-    state_and_start, Announcement, Holding, Me, State, TID_MASK,
+    at_fork, at_fork_in_child, exists, is_of_this_process, is_process_gone, me, process,
+    start_time, state, state_and_start, Announcement, Holding, Me, State, TID_MASK,
 };

@@ -137,9 +137,9 @@ pub fn starts(from: usize, to: usize) -> impl Iterator<Item = usize> {
 
 /// The first bytes of all blocks.
 pub fn all() -> impl Iterator<Item = usize> {
-    let leaves = LEAVES.iter().flat_map(|bucket| {
-        core::iter::successors(follow(bucket), |leaf| follow(&leaf.next))
-    });
+    let leaves = LEAVES
+        .iter()
+        .flat_map(|bucket| core::iter::successors(follow(bucket), |leaf| follow(&leaf.next)));
     leaves.flat_map(|leaf| {
         let from = leaf.from.load(Relaxed);
         firsts(from, from + LEAF_BYTES)
