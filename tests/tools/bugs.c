@@ -77,6 +77,23 @@ static void read_past_an_expanded_block(void)
     mistake(block + 100100, 'r');
 }
 
+/* Another process has made the pool: of its free memory nothing is known here. */
+static void read_past_in_a_found_pool(void)
+{
+    size_t len = 1 * MIB;
+    void *memory = map_shared(len);
+    pid_t child = fork_process();
+    if (child == 0) {
+        new_pool(memory, len, NULL);
+        _exit(0);
+    }
+    wait_ok(child);
+    mempool_t *shared = attach(memory, len);
+    unsigned char *block = mempool_malloc(shared, 100);
+    CHECK(block != NULL);
+    mistake(block + 100, 'r');
+}
+
 static void read_past_an_aligned_block(void)
 {
     unsigned char *block = mempool_aligned_alloc(pool, 256, 40);
@@ -196,6 +213,7 @@ static const struct {
     BUG(read_past_a_grown_block),
     BUG(read_past_a_cut_block),
     BUG(read_past_an_expanded_block),
+    BUG(read_past_in_a_found_pool),
     BUG(read_past_an_aligned_block),
     BUG(read_what_was_never_allocated),
     BUG(read_freed),
