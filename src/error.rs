@@ -117,10 +117,10 @@ impl fmt::Display for Error {
             ),
             Error::NoHandle => f.write_str("the process has no memory left for the pool's handle"),
             Error::Foreign { address: 0, .. } => {
-                f.write_str("the pointer is NULL: it must point into a live block of the pool")
+                f.write_str("NULL lies outside the pool's blocks: a pointer into a live one is wanted")
             }
             Error::Foreign { address, first, end } => {
-                write!(f, "pointer {address:#x} lies outside the pool's blocks [{first:#x}, {end:#x}): use it with the pool or allocator that it came from")
+                write!(f, "pointer {address:#x} lies outside the pool's blocks [{first:#x}, {end:#x}): it belongs to another allocator or pool: use it there")
             }
             Error::NotAllocated { what, at } => write!(f, "no live block at offset {at}: {what}"),
             Error::WrongSize { at, block, size } => {

@@ -1,7 +1,7 @@
 /* No block.
  *
  * expect: MEMPOOL_ERR_FOREIGN_POINTER
- *   "mempool_expand: the pointer is NULL: it must point into a live block of the pool"
+ *   "mempool_expand: NULL lies outside the pool's blocks: a pointer into a live one is wanted"
  */
 #include "misuse.h"
 

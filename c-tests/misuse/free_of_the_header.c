@@ -1,8 +1,8 @@
 /* The pool's own memory.
  *
  * expect: MEMPOOL_ERR_FOREIGN_POINTER
- *   "mempool_free: pointer {block:x} lies outside the pool's blocks [{first:x}, {end:x}): use it with the pool or
- *   allocator that it came from"
+ *   "mempool_free: pointer {block:x} lies outside the pool's blocks [{first:x}, {end:x}): it belongs to another
+ *   allocator or pool: use it there"
  */
 #include "misuse.h"
 

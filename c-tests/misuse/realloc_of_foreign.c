@@ -1,8 +1,8 @@
 /* A block of the C library's.
  *
  * expect: MEMPOOL_ERR_FOREIGN_POINTER EINVAL
- *   "mempool_realloc: pointer {block:x} lies outside the pool's blocks [{first:x}, {end:x}): use it with the pool or
- *   allocator that it came from"
+ *   "mempool_realloc: pointer {block:x} lies outside the pool's blocks [{first:x}, {end:x}): it belongs to another
+ *   allocator or pool: use it there"
  */
 #include "misuse.h"
 

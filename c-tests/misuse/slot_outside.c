@@ -1,8 +1,8 @@
 /* A slot that is a variable.
  *
  * expect: MEMPOOL_ERR_FOREIGN_POINTER
- *   "mempool_malloc_to: pointer {slot:x} lies outside the pool's blocks [{first:x}, {end:x}): use it with the pool
- *   or allocator that it came from"
+ *   "mempool_malloc_to: pointer {slot:x} lies outside the pool's blocks [{first:x}, {end:x}): it belongs to another
+ *   allocator or pool: use it there"
  */
 #include "misuse.h"
 

@@ -180,14 +180,14 @@ static void play(mempool_t *pool, struct board *board, unsigned side)
         if (offset != 0) {
             unsigned char *block = mempool_pointer(pool, offset);
             size_t len = mempool_usable_size(pool, block);
-            use(block, 20);
             CHECK(len >= 20);
             if (i % 4 < 2) { /* a gift */
+                use(block, 20);
                 block = mempool_realloc(pool, block, size + 2000);
                 CHECK(block != NULL);
                 use(block, 20);
                 OK(mempool_free(pool, block));
-            } else {
+            } else { /* a loan, not written yet */
                 block[0] = 99;
                 memset(block + 1, 3, 19);
             }
@@ -199,8 +199,6 @@ static void play(mempool_t *pool, struct board *board, unsigned side)
         bool is_gift = (i + 1) % 4 < 2;
         if (is_gift)
             memset(block, 5, size);
-        else
-            memset(block, 5, 20);
         atomic_store(&board->letter[1 - side], mempool_offset(pool, block));
         kept = is_gift ? NULL : block;
         OK(mempool_trim(pool)); /* so that the other gets them */
@@ -225,6 +223,42 @@ static void test_processes(void)
     play(pool, board, 0);
     wait_ok(child);
     OK(mempool_check(pool));
+    OK(mempool_detach(pool));
+}
+
+/* A block that its slot names is for others to write. */
+static void test_slots(void)
+{
+    size_t len = 1 * MIB;
+    mempool_t *pool = new_pool(map_shared(len), len, NULL);
+    uint64_t *slot = mempool_calloc(pool, 1, sizeof *slot);
+    OK(mempool_malloc_to(pool, 200, slot));
+    pid_t child = fork_process();
+    if (child == 0) {
+        memset(mempool_pointer(pool, *slot), 1, 200);
+        OK(mempool_free_from(pool, slot));
+        OK(mempool_malloc_to(pool, 500, slot));
+        memset(mempool_pointer(pool, *slot), 1, 500);
+        _exit(0);
+    }
+    wait_ok(child);
+    use(mempool_pointer(pool, *slot), 500);
+    OK(mempool_free_from(pool, slot));
+    OK(mempool_malloc_to(pool, 200, slot));
+    atomic_uint *made = map_shared(sizeof *made);
+    child = fork_process();
+    if (child == 0) { /* made after the fork, which shows all that there is */
+        wait_for(made, 1);
+        memset(mempool_pointer(pool, *slot), 1, 300);
+        _exit(0);
+    }
+    OK(mempool_free_from(pool, slot));
+    OK(mempool_malloc_to(pool, 300, slot));
+    atomic_store(made, 1);
+    wait_ok(child);
+    use(mempool_pointer(pool, *slot), 300);
+    OK(mempool_free_from(pool, slot));
+    OK(mempool_free(pool, slot));
     OK(mempool_detach(pool));
 }
 
@@ -308,6 +342,7 @@ int main(void)
     test_calls();
     test_threads();
     test_processes();
+    test_slots();
     test_the_dead();
     test_copies();
     return PASSED();
