@@ -262,6 +262,24 @@ static void test_slots(void)
     OK(mempool_detach(pool));
 }
 
+/* A fork's child knows all blocks by their addresses. */
+static void test_inheritance(void)
+{
+    size_t len = 1 * MIB;
+    mempool_t *pool = new_pool(map_shared(len), len, NULL);
+    unsigned char *block = mempool_malloc(pool, 300);
+    CHECK(block != NULL);
+    pid_t child = fork_process();
+    if (child == 0) {
+        memset(block, 1, 300);
+        _exit(0);
+    }
+    wait_ok(child);
+    use(block, 300);
+    OK(mempool_free(pool, block));
+    OK(mempool_detach(pool));
+}
+
 static bool use_block(const mempool_block_t *block, void *context)
 {
     if (block->state == MEMPOOL_BLOCK_LIVE)
@@ -343,6 +361,7 @@ int main(void)
     test_threads();
     test_processes();
     test_slots();
+    test_inheritance();
     test_the_dead();
     test_copies();
     return PASSED();
