@@ -280,6 +280,24 @@ static void test_inheritance(void)
     OK(mempool_detach(pool));
 }
 
+/* What another has freed is not lost: found out at detach. */
+static void test_freed_by_another(void)
+{
+    size_t len = 1 * MIB;
+    mempool_t *pool = new_pool(map_shared(len), len, NULL);
+    atomic_uint *made = map_shared(sizeof *made);
+    pid_t child = fork_process();
+    if (child == 0) {
+        wait_for(made, 1);
+        _exit(mempool_free_all(pool) != MEMPOOL_OK);
+    }
+    for (unsigned i = 0; i < 100; i++)
+        CHECK(mempool_calloc(pool, 1, 100 + i) != NULL);
+    atomic_store(made, 1);
+    wait_ok(child);
+    OK(mempool_detach(pool));
+}
+
 static bool use_block(const mempool_block_t *block, void *context)
 {
     if (block->state == MEMPOOL_BLOCK_LIVE)
@@ -362,6 +380,7 @@ int main(void)
     test_processes();
     test_slots();
     test_inheritance();
+    test_freed_by_another();
     test_the_dead();
     test_copies();
     return PASSED();
