@@ -1,6 +1,7 @@
 //! Makes what the tests run: the ABI test from the header and `src/declared.rs`, the library as it
-//! is shipped, and each C program in `programs/` twice, with the static and the shared library. A
-//! line `// also NAME: FLAGS` in a program has it built once more in that way, with the static one.
+//! is shipped, each C program in `programs/` twice, with the static and the shared library, and
+//! each of a mistake in `misuse/`. A line `// also NAME: FLAGS` in a program has it built once more
+//! in that way, with the static one.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -27,6 +28,7 @@ fn main() {
     make_abi_test(&functions, &out);
     let library = build_library(&out);
     build_programs(&library, &out);
+    build_misuses(&out);
 }
 
 /// Every `mempool_x(` of the header.
@@ -125,11 +127,7 @@ fn build_library(out: &Path) -> PathBuf {
 /// programs/x.c becomes OUT_DIR/programs/x-static and x-shared, and a test for each.
 fn build_programs(static_library: &Path, out: &Path) {
     fs::create_dir_all(out.join("programs")).unwrap();
-    let mut sources: Vec<PathBuf> =
-        fs::read_dir("programs").unwrap().map(|entry| entry.unwrap().path()).collect();
-    sources.retain(|path| matches!(path.extension().and_then(OsStr::to_str), Some("c" | "cc")));
-    sources.sort();
-
+    let sources = sources_in("programs");
     let mut tests = String::new();
     thread::scope(|scope| {
         for source in &sources {
@@ -152,6 +150,59 @@ fn build_programs(static_library: &Path, out: &Path) {
         }
     });
     fs::write(out.join("programs.rs"), tests).unwrap();
+}
+
+/// misuse/x.c becomes OUT_DIR/misuse/x, and a test.
+fn build_misuses(out: &Path) {
+    const AT_ONCE: usize = 4;
+    let folder = out.join("misuse");
+    fs::create_dir_all(&folder).unwrap();
+    let sources = sources_in("misuse");
+    thread::scope(|scope| {
+        for first in 0..AT_ONCE {
+            let (sources, folder) = (&sources, &folder);
+            let mine = sources.iter().skip(first).step_by(AT_ONCE);
+            scope.spawn(move || mine.for_each(|source| build_misuse(source, folder, out)));
+        }
+    });
+    let mut tests = String::new();
+    for source in &sources {
+        let name = source.file_stem().unwrap().to_str().unwrap();
+        writeln!(tests, "#[test] fn {name}() {{ run(\"{name}\") }}").unwrap();
+    }
+    fs::write(out.join("misuse.rs"), tests).unwrap();
+}
+
+fn build_misuse(source: &Path, folder: &Path, out: &Path) {
+    let compiler = cc::Build::new().get_compiler();
+    run(compiler
+        .to_command()
+        .args(C)
+        .args(WARNINGS)
+        .args(COMMON)
+        .arg("-O0")
+        .arg(source)
+        .arg("-L")
+        .arg(out.join("shared"))
+        .arg("-lmempool")
+        .arg(to_shared(out))
+        .arg("-o")
+        .arg(folder.join(source.file_stem().unwrap())));
+}
+
+/// Where a program finds the shared library.
+fn to_shared(out: &Path) -> std::ffi::OsString {
+    let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
+    rpath.push(out.join("shared"));
+    rpath
+}
+
+fn sources_in(folder: &str) -> Vec<PathBuf> {
+    let mut sources: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    sources.retain(|path| matches!(path.extension().and_then(OsStr::to_str), Some("c" | "cc")));
+    sources.sort();
+    sources
 }
 
 /// What the lines `// also NAME: FLAGS` of a program say.
@@ -182,15 +233,13 @@ fn build_program(source: &Path, program: &Path, static_library: &Path, out: &Pat
         .args(NATIVE_LIBS)
         .arg("-o")
         .arg(named(program, "-static")));
-    let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
-    rpath.push(out.join("shared"));
     run(compiler(source)
         .to_command()
         .arg(&object)
         .arg("-L")
         .arg(out.join("shared"))
         .args(["-lmempool", "-pthread"])
-        .arg(rpath)
+        .arg(to_shared(out))
         .arg("-o")
         .arg(named(program, "-shared")));
 }

@@ -17,6 +17,7 @@ use core::slice;
 use crate::abi::*;
 use crate::error::{self, Error, Result};
 use crate::names::NAME_MAX;
+use crate::layout;
 use crate::options::{self, Options};
 use crate::pool::{self, Handle, Pool};
 use crate::stats::{Block, Owner, Reaped, State, Stats};
@@ -177,13 +178,15 @@ fn describe(text: &mut [u8; MESSAGE_SIZE], function: &str, error: &dyn fmt::Disp
 
 // ---- Arguments ----
 
+const NO_POOL: &str = "pool is NULL: mempool_init, mempool_open and mempool_attach make handles";
+
 /// The pool behind a handle.
 ///
 /// # Safety
 /// `pool` is NULL or a handle that is not detached before the reference's last use.
 unsafe fn handle<'a>(pool: *const mempool_t) -> Result<&'a Handle> {
     // SAFETY: a handle is what `give_handle` made, valid until mempool_detach.
-    unsafe { pool.cast::<Handle>().as_ref() }.ok_or(Error::Argument("pool is NULL"))
+    unsafe { pool.cast::<Handle>().as_ref() }.ok_or(Error::Argument(NO_POOL))
 }
 
 /// Makes a pool and stores its handle in `*out`, or NULL there.
@@ -192,7 +195,7 @@ unsafe fn handle<'a>(pool: *const mempool_t) -> Result<&'a Handle> {
 /// `out` is NULL or valid for a write.
 unsafe fn give_handle(out: *mut *mut mempool_t, make: impl FnOnce() -> Result<Pool>) -> Result<()> {
     if out.is_null() {
-        return Err(Error::Argument("out is NULL"));
+        return Err(Error::Argument("out is NULL: it says where the handle goes"));
     }
     // SAFETY: not NULL, so valid for a write.
     unsafe { out.write(null_mut()) };
@@ -456,7 +459,7 @@ pub unsafe extern "C" fn mempool_open(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_detach(pool: *mut mempool_t) -> mempool_status_t {
     let result = if pool.is_null() {
-        Err(Error::Argument("pool is NULL"))
+        Err(Error::Argument(NO_POOL))
     } else {
         // SAFETY: a handle, and the caller gives it up.
         unsafe { take_handle(pool) }.detach()
@@ -884,7 +887,7 @@ pub unsafe extern "C" fn mempool_walk(
 ) -> mempool_status_t {
     // SAFETY: NULL or a handle.
     let result = unsafe { handle(pool) }.and_then(|pool| {
-        let visit = visit.ok_or(Error::Argument("visit is NULL"))?;
+        let visit = visit.ok_or(Error::Argument("visit is NULL: it is called for each block"))?;
         pool.walk(&mut visitor(visit, context))
     });
     status("mempool_walk", result)
@@ -1266,10 +1269,7 @@ pub unsafe extern "C" fn mempool_names(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_min_len(options: *const mempool_options_t) -> usize {
     // SAFETY: NULL or as long as its struct_size says.
-    let len = unsafe { read_options(options) }.and_then(|options| match pool::min_len(&options) {
-        0 => Err(Error::Argument("no pool can have these options")),
-        len => Ok(len),
-    });
+    let len = unsafe { read_options(options) }.and_then(|options| layout::min_len(&options));
     number("mempool_min_len", len)
 }
 
@@ -1394,6 +1394,7 @@ mod tests {
             Error::OutOfMemory { size: n },
             Error::Foreign { address: n, first: n, end: n },
             Error::WrongSize { at: n, block: n, size: n },
+            Error::Overflow,
             Error::NoHandle,
             Error::Reentered,
             Error::Exists { at: n },

@@ -52,6 +52,8 @@ pub enum Error {
     Truncated { len: u64, needed: u64 },
     /// No free run fits.
     OutOfMemory { size: u64 },
+    /// More bytes than there are numbers for.
+    Overflow,
     /// The process has no memory left for a handle.
     NoHandle,
     /// A pointer outside [first block, end).
@@ -91,7 +93,7 @@ impl Error {
             Error::TooLarge { .. } => BUFFER_TOO_LARGE,
             Error::NotAPool(_) => NOT_A_POOL,
             Error::Incompatible(_) | Error::Truncated { .. } => INCOMPATIBLE,
-            Error::OutOfMemory { .. } | Error::NoHandle => OUT_OF_MEMORY,
+            Error::OutOfMemory { .. } | Error::Overflow | Error::NoHandle => OUT_OF_MEMORY,
             Error::Foreign { .. } => FOREIGN_POINTER,
             Error::NotAllocated { .. } => NOT_ALLOCATED,
             Error::Corrupted { .. }
@@ -123,13 +125,19 @@ impl fmt::Display for Error {
             Error::OutOfMemory { size } => {
                 write!(f, "no free run of {size} bytes: free blocks, or ask mempool_stats for largest_free")
             }
+            Error::Overflow => f.write_str(
+                "count times size is more than any pool has: look how the two were computed",
+            ),
             Error::NoHandle => f.write_str("the process has no memory left for the pool's handle"),
+            Error::Foreign { address: 0, .. } => {
+                f.write_str("NULL lies outside the pool's blocks: a pointer into a live one is wanted")
+            }
             Error::Foreign { address, first, end } => {
-                write!(f, "pointer {address:#x} lies outside the pool's blocks [{first:#x}, {end:#x}): it belongs to another allocator or pool")
+                write!(f, "pointer {address:#x} lies outside the pool's blocks [{first:#x}, {end:#x}): it belongs to another allocator or pool: use it there")
             }
             Error::NotAllocated { what, at } => write!(f, "no live block at offset {at}: {what}"),
             Error::WrongSize { at, block, size } => {
-                write!(f, "the block of {block} bytes at offset {at} was never asked for as {size} bytes")
+                write!(f, "the block of {block} bytes at offset {at} was never asked for as {size} bytes: give the size that was last asked for, or call mempool_free")
             }
             Error::Corrupted { what, at } => write!(f, "corrupted at offset {at}: {what}"),
             Error::Overrun { block, asked, at } => {

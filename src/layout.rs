@@ -565,15 +565,17 @@ pub fn read_header(region: &Region, header: usize) -> Result<Header> {
     let word = |at: usize| region.load64(header + at);
     let half = |at: usize| region.load32(header + at);
     if half(VERSION_AT) != VERSION {
-        return Err(Error::Incompatible("made by a library with another layout version"));
+        return Err(Error::Incompatible(
+            "made by a library with another layout version: use that version, or make the pool anew",
+        ));
     }
     if half(MACHINE_AT) != MACHINE {
         return Err(Error::Incompatible(
-            "made on another architecture, pointer width or C library",
+            "made on another architecture, pointer width or C library: share it among programs of one kind",
         ));
     }
-    let corrupted =
-        Error::Corrupted { what: "the header does not match its checksum", at: header as u64 };
+    let what = "the header does not match its checksum: make the pool anew";
+    let corrupted = Error::Corrupted { what, at: header as u64 };
     if word(CHECKSUM_AT) != checksum(region, header) {
         return Err(corrupted);
     }
@@ -604,10 +606,11 @@ fn checksum(region: &Region, header: usize) -> u64 {
     hash::fold(words.map(|at| region.load64(header + at)))
 }
 
-/// The least buffer length for these options, at any address; None for bad options.
-pub fn min_len(options: &Options) -> Option<usize> {
-    let least = Geometry::asked(options).ok()?.least_len();
-    (least <= isize::MAX as usize).then_some(least)
+/// The least buffer length for these options, at any address.
+pub fn min_len(options: &Options) -> Result<usize> {
+    let least = Geometry::asked(options)?.least_len();
+    let is_possible = least <= isize::MAX as usize;
+    is_possible.then_some(least).ok_or(Error::Argument("no buffer is as long as this start asks"))
 }
 
 fn granule(options: &Options) -> Result<usize> {
@@ -636,7 +639,7 @@ fn flags(options: &Options) -> Result<u32> {
         | options::FILL_FREED
         | options::OWNER_TAGS;
     if options.flags & !KNOWN != 0 {
-        return Err(Error::Argument("an unknown flag"));
+        return Err(Error::Argument("flags has a bit that this version does not know"));
     }
     Ok(options.flags)
 }

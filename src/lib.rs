@@ -76,6 +76,7 @@
 //! | `hash` | mixed bits, for checksums | |
 //! | `counts` | what a test build counts | |
 //! | `sys` | threads, forks, futexes, the boot: every system call | `unsafe` |
+//! | `watch` | what memcheck and AddressSanitizer are told, in a build for them | `unsafe` |
 //! | `region` | the buffer, by offset, bounds-checked and atomic | `unsafe` |
 //! | `class` | size classes | |
 //! | [`layout`] | the header; where everything lies | truth, written once |
@@ -174,6 +175,7 @@ pub mod pool;
 mod region;
 pub mod stats;
 mod sys;
+mod watch;
 
 #[cfg(feature = "counts")]
 pub use counts::{counts, Counts};

@@ -106,7 +106,7 @@ def runners():
     ]
     lanes = [
         [release],
-        [debug, pytest("python", "python/tests", "--doctest-modules", "python/mempool"), pytest("consumers", "tests/consumers", "tests/readme"), pytest("programs", "tests/preload", "tests/examples")],
+        [debug, pytest("python", "python/tests", "--doctest-modules", "python/mempool"), pytest("consumers", "tests/consumers", "tests/readme"), pytest("programs", "tests/preload", "tests/examples"), pytest("tools", "tests/tools")],
     ]
     return builds, lanes
 

@@ -420,7 +420,7 @@ impl Heap {
             None if self.map.is_start(granule) => {
                 Err(Error::Corrupted { what: "the map tells of no block that could be", at })
             }
-            None => refuse("inside a block, or of one freed and joined to another"),
+            None => refuse("inside a block, or of one freed and joined to another: give the address that the pool gave"),
         }
     }
 

@@ -7,6 +7,7 @@ mod reap;
 mod recover;
 mod slot;
 mod typed;
+mod watched;
 
 use crate::check;
 use crate::class;
@@ -21,6 +22,7 @@ use crate::options::Options;
 use crate::region::{Region, View};
 use crate::stats::{Block, Stats};
 use crate::sys;
+use crate::watch::{self, Presence};
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU64;
@@ -41,6 +43,8 @@ pub struct Handle {
     looked: AtomicU64,
     /// The tag of this process's blocks, below the generation of the process that got it.
     own: AtomicU64,
+    /// For tools: nothing without them.
+    presence: Presence,
 }
 
 impl Drop for Handle {
@@ -76,8 +80,10 @@ impl Pool {
         // SAFETY: as promised by the caller.
         let region = unsafe { region(buffer, len) }?;
         let geometry = Geometry::plan(region.address(), len, options)?;
+        let _hush = watch::hush();
         end_remains(&region, options.start)?;
         let pool = Pool::new(region, Header { geometry, id: sys::random() })?;
+        pool.tell_attached(true);
         let held = pool.lock.seize()?;
         pool.format(true);
         drop(held);
@@ -92,7 +98,9 @@ impl Pool {
     pub unsafe fn attach(buffer: *mut u8, len: usize, start: usize) -> Result<Pool> {
         // SAFETY: as promised by the caller.
         let region = unsafe { region(buffer, len) }?;
+        let _hush = watch::hush();
         let pool = Pool::new(region, layout::find(&region, start)?)?;
+        pool.tell_attached(false);
         if let Some(held) = pool.lock.claim()? {
             let rebooted = held.rebooted;
             // What it finds is said by the calls that follow.
@@ -117,6 +125,7 @@ impl Pool {
         let header = layout::header_at(region.address(), options.start)
             .filter(|header| header.saturating_add(HEADER_BYTES) <= len)
             .ok_or(Error::TooSmall { len: len as u64, needed: min_len(options) as u64 })?;
+        let _hush = watch::hush();
         loop {
             if !is_blank(&region, header) {
                 // SAFETY: as promised by the caller.
@@ -138,6 +147,7 @@ impl Pool {
             }
             drop(held);
             if made {
+                pool.tell_attached(true);
                 return Ok((pool, true));
             }
         }
@@ -146,6 +156,7 @@ impl Pool {
     /// This process is done with the handle: the caches its threads have through it are given
     /// back, none of which may be inside a call. The pool and its blocks stay. O(what they hold).
     pub fn detach(self) -> Result<()> {
+        self.tell_detaching();
         while let Some(token) = local::end(self.key()) {
             if self.is_here().is_ok() {
                 self.locked(|heap| {
@@ -168,6 +179,7 @@ impl Pool {
     }
 
     fn new(region: Region, header: Header) -> Result<Pool> {
+        watch::look();
         let Header { geometry, id } = header;
         let word = |offset| geometry.word(offset);
         let lock = Lock::new(region, word(LOCK_OFFSET), word(NAMESPACE_OFFSET), word(TURN_OFFSET));
@@ -187,6 +199,7 @@ impl Pool {
             rested: AtomicU64::new(0),
             looked: AtomicU64::new(0),
             own: AtomicU64::new(0),
+            presence: Presence::default(),
         });
         let handle = Box::into_raw(room.into_boxed_slice()).cast::<Handle>();
         // SAFETY: a boxed slice of one has the layout of a boxed one.
@@ -202,6 +215,7 @@ impl Handle {
             self.set_magic(0);
             // What threads look at in their fast path.
             self.depot().revoke();
+            self.tell_released();
             Ok(())
         })
     }
@@ -245,16 +259,20 @@ impl Handle {
         let Some(block) = NonNull::new(block) else {
             return self.malloc(size);
         };
+        let _hush = watch::hush();
         let answer = self.granule(block.as_ptr()).and_then(|granule| {
             self.is_here()?;
             self.heap().live_size(granule)?;
             let wanted = self.granules(size)?;
-            if self.resize(granule, size, wanted)? {
+            let before = self.tell_resizing(granule, size);
+            let resized = self.resize(granule, size, wanted);
+            self.tell_resized(granule, size, &resized, before);
+            if resized? {
                 return Ok(block);
             }
             self.relocate(granule, size, wanted)
         });
-        self.count_failure(self.reowned(answer))
+        self.count_failure(self.reowned(answer), size)
     }
 
     /// [`Handle::realloc`] to `count` times `size` bytes.
@@ -279,6 +297,7 @@ impl Handle {
             let old = heap.intact(granule)?.size;
             let wanted = self.granules(size)?;
             if size <= heap.usable(granule, old) || heap.resize(granule, wanted, size)? {
+                self.tell_expanded(granule, size);
                 return Ok(());
             }
             Err(Error::OutOfMemory { size: size as u64 })
@@ -301,6 +320,16 @@ impl Handle {
     #[cold]
     fn free_slowly(&self, granule: u32, block: *mut u8) -> Result<()> {
         self.is_here()?;
+        self.tell_freed(granule);
+        let answer = self.put_or_free(granule, block);
+        if answer.is_err() {
+            self.tell_kept(granule);
+        }
+        answer
+    }
+
+    #[inline(always)]
+    fn put_or_free(&self, granule: u32, block: *mut u8) -> Result<()> {
         if self.geometry.caches > 0 && self.put(granule, block as usize)? {
             return Ok(());
         }
@@ -355,6 +384,7 @@ impl Handle {
         self.locked(|heap| {
             heap.free_all()?;
             self.forget_cached();
+            self.tell_emptied();
             Ok(())
         })
     }
@@ -364,6 +394,7 @@ impl Handle {
         let size = || -> Result<usize> {
             self.is_here()?;
             let granule = self.granule(block)?;
+            self.tell_widened(granule);
             Ok(self.heap().usable(granule, self.heap().live_size(granule)?))
         };
         size().unwrap_or(0)
@@ -382,6 +413,7 @@ impl Handle {
     pub fn offset(&self, pointer: *const u8) -> u64 {
         let at = (pointer as usize).wrapping_sub(self.region.address());
         if (self.geometry.start..self.geometry.end).contains(&at) {
+            self.tell_shown(pointer);
             at as u64
         } else {
             0
@@ -393,6 +425,7 @@ impl Handle {
         let at = usize::try_from(offset).unwrap_or(0);
         let inside = at != 0 && (self.geometry.start..self.geometry.end).contains(&at);
         let pointer = self.region.pointer(at).filter(|_| inside);
+        pointer.inspect(|pointer| self.tell_seen(pointer.as_ptr()));
         pointer.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
@@ -430,7 +463,9 @@ impl Handle {
                     .ok_or(Error::Corrupted { what: "the map tells of no block that could be", at })
             })?;
             let Some((start, block)) = found else { return Ok(()) };
-            if !visit(&shown(&self.geometry, start, block)) {
+            let shown = shown(&self.geometry, start, block);
+            self.tell_visited(&shown);
+            if !visit(&shown) {
                 return Ok(());
             }
             from = start + block.size;
@@ -579,7 +614,10 @@ impl Handle {
             // No more than it takes, should somebody write to the map meanwhile.
             let old = self.heap().live_size(granule).unwrap_or(0).min(wanted);
             let old = self.geometry.bytes(old);
+            self.tell_popped(&moved, size, false);
+            self.tell_moving(granule);
             self.region.copy(self.geometry.offset(granule), at, old);
+            self.tell_freed(granule);
             let Some((count_at, count)) = moved.taken(&self.region) else {
                 self.locked(|heap| heap.free(granule))?;
                 return Ok(moved.deliver());
@@ -587,6 +625,7 @@ impl Handle {
             // One event: a death leaves the one block or the other.
             let freed = self.locked(|heap| heap.free_and_deliver(granule, count_at, count));
             if freed.is_err() {
+                self.tell_kept(granule);
                 let granule = ((at - self.geometry.first) >> self.geometry.align_log2) as u32;
                 moved.put_back(self.heap().map(), self.rounded(wanted), granule);
             }
@@ -597,6 +636,7 @@ impl Handle {
             let moved = match self.alloc(heap, wanted, 1) {
                 // What was joined or given back over this may lie right behind the block.
                 Err(Error::OutOfMemory { .. }) if heap.resize(granule, wanted, size)? => {
+                    self.tell_expanded(granule, size);
                     return self.block(granule);
                 }
                 moved => moved?,
@@ -605,10 +645,13 @@ impl Handle {
                 heap.set_guard(moved, size);
             }
             let (from, to) = (self.geometry.offset(granule), self.geometry.offset(moved));
+            self.tell_allocated(moved, size, false);
+            self.tell_moving(granule);
             let new = if heap.is_guarded() { size } else { self.geometry.bytes(wanted) };
             self.in_pieces(heap, old.min(new), |at, len| {
                 self.region.copy(from + at, to + at, len);
             });
+            self.tell_freed(granule);
             heap.free(granule)?;
             self.block(moved)
         })
@@ -671,6 +714,7 @@ impl Handle {
 
     fn inside<T>(&self, held: Held, work: impl FnOnce(&Heap) -> Result<T>) -> Result<T> {
         self.is_here()?;
+        let _hush = watch::hush();
         if held.owner_died {
             self.count(RECOVERIES_OFFSET);
         }
@@ -690,14 +734,16 @@ impl Handle {
             return Ok(());
         }
         Err(Error::NotAPool(
-            "this handle's pool was released, or another one was made in its place",
+            "this handle's pool was released, or another one was made in its place: detach it, and attach anew",
         ))
     }
 
     fn allocate(&self, size: usize, alignment: usize, fill: Option<u8>) -> Result<NonNull<u8>> {
+        let _hush = watch::hush();
         let answer = self.granules(size).and_then(|granules| {
             if alignment <= self.geometry.align() {
                 if let Some(taken) = self.take(size, granules)? {
+                    self.tell_popped(&taken, size, fill.is_some());
                     if let Some(byte) = fill {
                         let at = taken.block().addr().get() - self.region.address();
                         self.region.fill(at, size, byte);
@@ -710,6 +756,7 @@ impl Handle {
                 if heap.is_guarded() {
                     heap.set_guard(granule, size);
                 }
+                self.tell_allocated(granule, size, fill.is_some());
                 if let Some(byte) = fill {
                     // Before the block is delivered: who dies here leaves no block behind.
                     let at = self.geometry.offset(granule);
@@ -718,7 +765,7 @@ impl Handle {
                 self.block(granule)
             })
         });
-        self.count_failure(answer)
+        self.count_failure(answer, size)
     }
 
     /// Works on a long stretch of bytes piece by piece, and shows in between that it goes on.
@@ -732,14 +779,14 @@ impl Handle {
 
     /// Bytes of an array.
     fn product(&self, count: usize, size: usize) -> Result<usize> {
-        let bytes = count.checked_mul(size).ok_or(Error::OutOfMemory { size: u64::MAX });
-        self.count_failure(bytes)
+        let bytes = count.checked_mul(size).ok_or(Error::Overflow);
+        self.count_failure(bytes, 0)
     }
 
     /// Granules for a block of this many bytes.
     fn granules(&self, size: usize) -> Result<u32> {
         if size == 0 {
-            return Err(Error::Argument("size must not be 0"));
+            return Err(Error::Argument("size is 0: ask for 1 byte or more"));
         }
         self.geometry.granules_for(size).ok_or(Error::OutOfMemory { size: size as u64 })
     }
@@ -758,7 +805,8 @@ impl Handle {
         }
         let inside = at - first;
         if inside % self.geometry.align() != 0 {
-            return Err(Error::NotAllocated { what: "not aligned as blocks are", at: at as u64 });
+            let what = "not aligned as blocks are: give the address that the pool gave";
+            return Err(Error::NotAllocated { what, at: at as u64 });
         }
         // Below the number of granules, which fits: there is less than a granule behind the last.
         Ok((inside >> self.geometry.align_log2) as u32)
@@ -770,11 +818,15 @@ impl Handle {
         self.region.pointer(at).ok_or(outside)
     }
 
-    fn count_failure<T>(&self, answer: Result<T>) -> Result<T> {
-        if matches!(answer, Err(Error::OutOfMemory { .. })) {
+    /// Counts a failure for want of memory; says what was asked for, and not what it was rounded to.
+    fn count_failure<T>(&self, answer: Result<T>, asked: usize) -> Result<T> {
+        if matches!(answer, Err(Error::OutOfMemory { .. } | Error::Overflow)) {
             self.count(FAILED_OFFSET);
         }
-        answer
+        answer.map_err(|error| match error {
+            Error::OutOfMemory { .. } => Error::OutOfMemory { size: asked as u64 },
+            error => error,
+        })
     }
 
     fn count_refusal<T>(&self, answer: Result<T>) -> Result<T> {
@@ -809,13 +861,16 @@ impl Handle {
 /// [`Handle::malloc`] of the handle at an address, as long as this thread's cache has a block.
 #[inline(always)]
 pub(crate) fn malloc_fast(key: usize, size: usize) -> Option<NonNull<u8>> {
+    if watch::ON {
+        return None;
+    }
     local::pop(key, size).map(local::Popped::deliver)
 }
 
 /// [`Handle::free`] of the handle at an address, as long as this thread's cache has room.
 #[inline(always)]
 pub(crate) fn free_fast(key: usize, block: *mut u8) -> bool {
-    local::push(key, block.addr())
+    !watch::ON && local::push(key, block.addr())
 }
 
 /// Figures and blocks of a pool that may be mapped read-only: writes nothing, takes no lock, so
@@ -831,10 +886,12 @@ pub unsafe fn inspect(
 ) -> Result<Stats> {
     // SAFETY: as promised by the caller; nothing below stores.
     let region = unsafe { region(buffer.cast_mut(), len) }?;
+    let hush = watch::hush();
     let Header { geometry, id } = layout::find(&region, start)?;
     let pool = Pool::new(region, Header { geometry, id })?;
     let heap = pool.heap();
     let found = pool.figures(heap, heap.largest_seen());
+    drop(hush);
     let Some(visit) = visit else { return Ok(found) };
     let (map, top) = (heap.map(), heap.top());
     let mut from = 0;

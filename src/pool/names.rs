@@ -46,7 +46,7 @@ impl Handle {
             heap.enter_name(entry, link);
             Ok(())
         });
-        self.count_failure(answer)
+        self.count_failure(answer, name.bytes().len())
     }
 
     /// The block that has a name. O(log names) under the lock.

@@ -11,6 +11,7 @@ use crate::map::State;
 use crate::owners::{Owners, Process, CONDEMNED, NOBODY};
 use crate::stats::{Block, Owner, Reaped};
 use crate::sys;
+use crate::watch;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -80,6 +81,7 @@ impl Handle {
             };
             let entry = crate::map::Entry { state: State::Live, size: left.size };
             let block = shown(&self.geometry, left.granule, entry);
+            self.tell_visited(&block);
             let goes = left.tag == CONDEMNED || visit(&block, &self.owner_of(left.tag, &dead));
             let freed = match goes {
                 true => self.locked(|heap| self.free_left(heap, left, &dead)),
@@ -116,13 +118,16 @@ impl Handle {
         self.must_have_owners()?;
         let granule = self.granule(block)?;
         let mine = self.own_unlocked()?;
+        self.tell_seen(block);
         self.hand_over(granule, mine)
     }
 
     /// Makes a block nobody's: it is never reaped. O(1), takes no lock.
     pub fn abandon(&self, block: *const u8) -> Result<()> {
         self.must_have_owners()?;
-        self.hand_over(self.granule(block)?, NOBODY)
+        self.hand_over(self.granule(block)?, NOBODY)?;
+        self.tell_shown(block);
+        Ok(())
     }
 
     /// Whose a live block is; None if it is nobody's. O(1), takes no lock.
@@ -172,6 +177,9 @@ impl Handle {
         if self.geometry.owners == 0 {
             return None;
         }
+        if watch::ON {
+            return None;
+        }
         let mine = self.own_known()?;
         let mark = |granule| self.owners().set_tag(granule, mine);
         local::pop_marked(self.key(), size, mark).map(Popped::deliver)
@@ -210,7 +218,9 @@ impl Handle {
 
     fn must_have_owners(&self) -> Result<()> {
         if self.geometry.owners == 0 {
-            return Err(Error::Argument("the pool was made without MEMPOOL_OWNER_TAGS"));
+            return Err(Error::Argument(
+                "the pool was made without MEMPOOL_OWNER_TAGS: init it with that flag",
+            ));
         }
         Ok(())
     }
@@ -334,6 +344,7 @@ impl Handle {
         if !is_same || !self.owners().change_tag(granule, tag, CONDEMNED) {
             return Ok(false);
         }
+        self.tell_freed(granule);
         heap.free(granule)?;
         Ok(true)
     }

@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 use crate::heap::Heap;
 use crate::layout::{REJECTED_OFFSET, SLOT_BYTES};
 
+const NO_SLOT: &str = "the slot lies in no live block: a slot is a uint64_t inside of one";
+
 /// A word inside a live block.
 #[derive(Clone, Copy)]
 struct Slot {
@@ -59,6 +61,7 @@ impl Handle {
                 if !heap.recall_from(granule, slot.at) {
                     return Err(Error::Busy("somebody else changes the slot"));
                 }
+                self.tell_freed(granule);
                 heap.free(granule)
             })
         });
@@ -78,6 +81,8 @@ impl Handle {
                 if heap.is_guarded() {
                     heap.set_guard(granule, size);
                 }
+                self.tell_allocated(granule, size, fill.is_some());
+                self.tell_linked(granule);
                 if let Some(byte) = fill {
                     let at = self.geometry.offset(granule);
                     self.in_pieces(heap, size, |from, len| self.region.fill(at + from, len, byte));
@@ -85,11 +90,12 @@ impl Handle {
                 if heap.deliver_to(granule, slot.at) {
                     return Ok(());
                 }
+                self.tell_freed(granule);
                 heap.free(granule)?;
                 Err(taken)
             })
         });
-        self.count_failure(answer)
+        self.count_failure(answer, size)
     }
 
     /// The slot at an address. Without the lock: the way to the start of its block may be long.
@@ -103,7 +109,7 @@ impl Handle {
         self.is_here()?;
         let heap = self.heap();
         let found = if around < heap.top() { heap.map().last_start(around) } else { None };
-        let Some(block) = found else { return refuse("the slot lies in no block") };
+        let Some(block) = found else { return refuse(NO_SLOT) };
         let slot = Slot { at, block };
         self.must_hold(heap, slot)?;
         Ok(slot)
@@ -116,10 +122,7 @@ impl Handle {
         match heap.live_size(slot.block) {
             Ok(size) if is_inside(size) => self.must_reach(heap, slot, size),
             Err(error @ Error::Corrupted { .. }) => Err(error),
-            _ => {
-                let what = "the slot lies in no live block";
-                Err(Error::NotAllocated { what, at: slot.at as u64 })
-            }
+            _ => Err(Error::NotAllocated { what: NO_SLOT, at: slot.at as u64 }),
         }
     }
 

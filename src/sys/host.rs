@@ -147,6 +147,16 @@ pub fn unmap_page(page: *mut u8) {
     unsafe { libc::munmap(page.cast(), PAGE_BYTES) };
 }
 
+/// Zero bytes for the rest of this process's life, of which only those that are written take memory;
+/// None where there are no addresses left.
+pub fn reserve(len: usize) -> Option<NonNull<u8>> {
+    let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a fresh private mapping touches no memory of ours.
+    let bytes =
+        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, how, -1, 0) };
+    NonNull::new(bytes.cast()).filter(|_| bytes != libc::MAP_FAILED)
+}
+
 /// A short path, made without allocating; what does not fit is cut off.
 pub(super) struct Path {
     bytes: [u8; 64],

@@ -138,6 +138,12 @@ pub fn at_fork_in_child(call: extern "C" fn()) {
     unsafe { libc::pthread_atfork(None, None, Some(call)) };
 }
 
+/// Has the C library call a function before each fork, from then on.
+pub fn at_fork(call: extern "C" fn()) {
+    // SAFETY: the function lives as long as the library. Fails for want of memory only.
+    unsafe { libc::pthread_atfork(Some(call), None, None) };
+}
+
 fn gettid() -> u32 {
     // SAFETY: takes and touches nothing.
     unsafe { libc::syscall(libc::SYS_gettid) as u32 & TID_MASK }

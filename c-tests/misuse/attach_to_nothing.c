@@ -1,0 +1,12 @@
+/* Zeros.
+ *
+ * expect: MEMPOOL_ERR_NOT_A_POOL
+ *   "mempool_attach: not a pool: no header at the start of the buffer: init it first"
+ */
+#include "misuse.h"
+
+int main(void)
+{
+    mempool_t *found;
+    return MISTAKE(mempool_attach(buffer, sizeof buffer, NULL, &found));
+}

@@ -1,0 +1,16 @@
+/* A call by an old handle, to a new pool in the same place.
+ *
+ * expect: MEMPOOL_ERR_NOT_A_POOL
+ *   "mempool_free: not a pool: this handle's pool was released, or another one was made in its place: detach it, and
+ *   attach anew"
+ */
+#include "misuse.h"
+
+int main(void)
+{
+    begin(0);
+    unsigned char *block = get(100);
+    mempool_t *old = pool;
+    begin(0);
+    return MISTAKE(mempool_free(old, block));
+}

@@ -1,0 +1,16 @@
+/* A size that the block cannot have.
+ *
+ * expect: MEMPOOL_ERR_INVALID_ARGUMENT
+ *   "mempool_free_sized: the block of {bytes} bytes at offset {block} was never asked for as 200 bytes: give the
+ *   size that was last asked for, or call mempool_free"
+ */
+#include "misuse.h"
+
+int main(void)
+{
+    begin(0);
+    unsigned char *block = get(100);
+    TELL_OFFSET(block);
+    TELL(bytes, mempool_usable_size(pool, block));
+    return MISTAKE(mempool_free_sized(pool, block, 200));
+}

@@ -1,0 +1,14 @@
+/* More than there is: the message names what was asked for.
+ *
+ * expect: MEMPOOL_ERR_OUT_OF_MEMORY ENOMEM
+ *   "mempool_malloc: no free run of {size} bytes: free blocks, or ask mempool_stats for largest_free"
+ */
+#include "misuse.h"
+
+int main(void)
+{
+    begin(0);
+    volatile size_t size = 2 * POOL_LEN + 1;
+    TELL(size, size);
+    return MISTAKE_NULL(mempool_malloc(pool, size));
+}

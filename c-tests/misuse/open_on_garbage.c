@@ -1,0 +1,13 @@
+/* Bytes of something else: open makes no pool of them.
+ *
+ * expect: MEMPOOL_ERR_NOT_A_POOL
+ *   "mempool_open: not a pool: no header at the start of the buffer: init it first"
+ */
+#include "misuse.h"
+
+int main(void)
+{
+    memset(buffer, 0x5A, sizeof buffer);
+    mempool_t *found;
+    return MISTAKE(mempool_open(buffer, sizeof buffer, NULL, &found, NULL));
+}
