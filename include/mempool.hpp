@@ -900,7 +900,9 @@ class pool {
 //
 // A container can use it if it keeps the pointers that the allocator gives it: std::vector does,
 // and all of Boost.Container; libstdc++ has plain pointers in its strings and nodes and
-// refuses to compile. A container stays in its pool: allocators never propagate, and two of
+// refuses to compile. Give a container in the pool the allocator of this pool, by the mapping that the
+// container is reached through: what lies between two mappings is another distance in other processes.
+// A container stays in its pool: allocators never propagate, and two of
 // different pools are not equal, so that assignment between pools moves the elements one by one.
 template <class T> class allocator {
   public:
@@ -1168,7 +1170,8 @@ class mapping {
 // - A maker that fails, for want of memory say, leaves no name behind, unless it was there before.
 //
 // Nobody may truncate the file afterwards: that raises SIGBUS, which no library survives. A process
-// stopped while it makes the pool is waited for.
+// stopped while it makes the pool is waited for; if it is killed while it has a child that another of its threads
+// forked in these very moments, so is the child, who has the open file too.
 class mapped_pool {
   public:
     mapped_pool() noexcept = default;
