@@ -28,8 +28,8 @@ class Gift:
     >>> received.free()
     >>> pool.close()
 
-    Ownership is by word, not by a count: between `give` and `take` nobody may use the block, and who has taken it frees it
-    or gives it on. A count in the pool would need an atomic addition on shared memory, which Python has not, and a
+    Ownership is by word, not by a count: between `give` and `take` nobody may use the block, and who has taken it frees
+    it or gives it on. A count in the pool would need an atomic addition on shared memory, which Python has not, and a
     process killed between two counts would leave the block for ever. In a pool with `Flag.OWNER_TAGS` a gift belongs
     to its sender until it is taken, and then to the taker; so `Pool.reap` frees what a dead sender had given and nobody
     had taken, but for what its visitor keeps.

@@ -15,7 +15,7 @@ from .stats import BlockInfo, Stats
 
 @dataclass(frozen=True)
 class Inspection:
-    """A pool's figures and all its blocks in the order of addresses, as of one moment (or nearly, while others work)."""
+    """A pool's figures and all its blocks in the order of addresses, as of one moment (nearly, while others work)."""
 
     stats: Stats
     blocks: List[BlockInfo]

@@ -107,7 +107,7 @@ class ArrayLoan:
         self._derived[id(derived)] = derived
 
     def ready(self, given: object) -> bool:
-        """Whether nothing but the array itself, and the derived one by which the caller names it, looks at the block."""
+        """Whether only the array itself, and the derived one by which the caller names it, looks at the block."""
         self._given = None
         for derived in list(self._derived.values()) if self._derived else ():
             if derived is not given:

@@ -68,8 +68,8 @@ FONT: Dict[str, str] = dict(
     for pair in (
         "0=75557 1=26227 2=71747 3=71717 4=55711 5=74717 6=74757 7=71244 8=75757 9=75717 A=25755 B=65656 C=34443 "
         "D=65556 E=74647 F=74644 G=34553 H=55755 I=72227 J=11152 K=55655 L=44447 M=57755 N=65555 O=25552 P=65644 "
-        "Q=25563 R=65655 S=34216 T=72222 U=55557 V=55522 W=55775 X=55255 Y=55222 Z=71247 .=00002 ,=00024 :=02020 ;=02024 "
-        "%=51245 (=24442 )=42224 /=11244 -=00700 '=22000"
+        "Q=25563 R=65655 S=34216 T=72222 U=55557 V=55522 W=55775 X=55255 Y=55222 Z=71247 .=00002 ,=00024 "
+        ":=02020 ;=02024 %=51245 (=24442 )=42224 /=11244 -=00700 '=22000"
     ).split(" ")
 )
 
@@ -89,7 +89,9 @@ def plot(seen: Inspection, canvas: "SvgCanvas | PngCanvas") -> bytes:
     return canvas.finish()
 
 
-def _map(seen: Inspection, canvas: "SvgCanvas | PngCanvas", x: int, y: int, side: int, columns: int, rows: int) -> None:
+def _map(
+    seen: Inspection, canvas: "SvgCanvas | PngCanvas", x: int, y: int, side: int, columns: int, rows: int
+) -> None:
     for index, piece in enumerate(cells(seen, columns * rows)):
         state = main_state(piece)
         colour = UNTOUCHED[2] if state is None else KINDS[state][2]

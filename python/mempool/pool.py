@@ -25,8 +25,8 @@ _SelfPool = TypeVar("_SelfPool", bound="Pool")
 class Pool:
     """A heap in a writable buffer, for as many threads and processes as like.
 
-    `Pool(buffer)` formats the buffer, whatever it holds, as a new pool; `Pool.attach(buffer)` opens the one that is there.
-    `Pool.create(name, size)`, `Pool.open(name)` and `Pool.file(path, size)` bring the buffer along.
+    `Pool(buffer)` formats the buffer, whatever it holds, as a new pool; `Pool.attach(buffer)` opens the one that is
+    there. `Pool.create(name, size)`, `Pool.open(name)` and `Pool.file(path, size)` bring the buffer along.
 
     >>> import mempool
     >>> with mempool.Pool(bytearray(1 << 16)) as pool:
