@@ -72,6 +72,12 @@ def count_pytest(_lines):
     return count
 
 
+def count_fuzz(lines):
+    """A fuzz target that found nothing counts as one test."""
+    ends = [match[1] for line in lines if (match := re.match(r"fuzz \w+: (passed|failed),", line))]
+    return Count(passed=ends.count("passed"), failed=ends.count("failed"))
+
+
 def pytest(*folders):
     options = ["-q", "--color=no", "-p", "no:cacheprovider", f"--junitxml={REPORT}"]
     return [str(VENV / "bin" / "python"), "-m", "pytest", *options, *folders]
@@ -94,6 +100,7 @@ def runners():
         Runner("the library, the C programs", [*cargo, "--release", "--workspace", *quick], count_cargo),
         Runner("Python", pytest("python/tests"), count_pytest),
         Runner("consumers, the README's code", pytest("tests/consumers", "tests/readme"), count_pytest),
+        Runner("fuzz targets, briefly", ["env", "FUZZ_SECONDS=10", sys.executable, "tests/fuzz.py"], count_fuzz),
     ]
 
 

@@ -38,7 +38,6 @@ struct Live {
 
 struct World {
     input: Input,
-    taken: usize,
     left: usize,
     elsewhere: Option<(Who, usize)>,
     buffer: Buffer,
@@ -83,7 +82,6 @@ impl World {
         let after_init = first.stats();
         Some(World {
             input,
-            taken: 0,
             left: 0,
             elsewhere: None,
             buffer,
@@ -121,7 +119,7 @@ impl World {
     /// Does what the input says, so many steps of it, or until it goes on in another thread.
     fn steps(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(code) = self.input.step(&mut self.taken) else { return };
+            let Some(code) = self.input.step() else { return };
             self.step(code & 0x3f);
             if self.elsewhere.is_some() {
                 return;
@@ -149,8 +147,8 @@ impl World {
             32 => self.bad_slot(),
             33 => self.now = 1 - self.now,
             34 => self.reattach(),
-            35 => self.go_elsewhere(Who::Other),
-            36 => self.go_elsewhere(Who::Mortal),
+            35 => self.elsewhere = self.input.turn(Who::Other),
+            36 => self.elsewhere = self.input.turn(Who::Mortal),
             37 => self.pool().trim().expect("trim"),
             38 => self.recover(),
             39 => self.judge(),
@@ -660,10 +658,6 @@ impl World {
                 handle
             }
         };
-    }
-
-    fn go_elsewhere(&mut self, who: Who) {
-        self.elsewhere = Some((who, 1 + usize::from(self.input.u8() & 0x1f)));
     }
 
     fn recover(&mut self) {

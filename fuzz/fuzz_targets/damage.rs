@@ -32,7 +32,6 @@ fuzz_target!(|bytes: &[u8]| {
 
 struct World {
     input: Input,
-    taken: usize,
     left: usize,
     elsewhere: Option<(Who, usize)>,
     buffer: Buffer,
@@ -105,7 +104,6 @@ impl World {
             parts: parts(&buffer, &options),
             header,
             input,
-            taken: 0,
             left: 0,
             elsewhere: None,
             buffer,
@@ -166,7 +164,7 @@ impl World {
 
     fn steps(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(code) = self.input.step(&mut self.taken) else { return };
+            let Some(code) = self.input.step() else { return };
             match code & 0x3f {
                 0..=15 => self.scribble(),
                 16 => self.change_header(),
@@ -174,8 +172,8 @@ impl World {
                 18 => self.attach(),
                 19 => self.detach(),
                 20 => self.now = self.input.index(HANDLES_MAX),
-                21 => self.elsewhere = Some((Who::Other, self.input.index(32))),
-                22 => self.elsewhere = Some((Who::Mortal, self.input.index(32))),
+                21 => self.elsewhere = self.input.turn(Who::Other),
+                22 => self.elsewhere = self.input.turn(Who::Mortal),
                 23 => self.look_from_outside(),
                 code => {
                     if !self.handles.is_empty() {

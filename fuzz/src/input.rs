@@ -1,23 +1,37 @@
 //! The input as a row of choices: what is missing at its end is 0.
 #![forbid(unsafe_code)]
 
+use crate::crew::Who;
+
 pub struct Input {
     bytes: Vec<u8>,
     at: usize,
+    steps: usize,
+    turns: usize,
 }
 
 /// How many choices of what to do next an input has at most: so it ends in good time.
 const STEPS_MAX: usize = 600;
+/// How often an input goes on in another thread at most: on a loaded machine each time costs more
+/// than everything else.
+const TURNS_MAX: usize = 8;
 
 impl Input {
     pub fn new(bytes: &[u8]) -> Input {
-        Input { bytes: bytes.to_vec(), at: 0 }
+        Input { bytes: bytes.to_vec(), at: 0, steps: 0, turns: 0 }
     }
 
     /// What to do next; None at the end.
-    pub fn step(&mut self, steps: &mut usize) -> Option<u8> {
-        *steps += 1;
-        (self.at < self.bytes.len() && *steps <= STEPS_MAX).then(|| self.u8())
+    pub fn step(&mut self) -> Option<u8> {
+        self.steps += 1;
+        (self.at < self.bytes.len() && self.steps <= STEPS_MAX).then(|| self.u8())
+    }
+
+    /// The thread in which to go on, for so many steps.
+    pub fn turn(&mut self, who: Who) -> Option<(Who, usize)> {
+        let steps = 1 + usize::from(self.u8() & 0x1f);
+        self.turns += 1;
+        (self.turns <= TURNS_MAX).then_some((who, steps))
     }
 
     pub fn u8(&mut self) -> u8 {

@@ -1,8 +1,8 @@
 //! What the holder of a block writes into it: all of a small one, and of a large one both ends and a
 //! byte here and there between.
 
-const WHOLE: usize = 512;
-const STEP: usize = 97;
+const WHOLE: usize = 128;
+const STEP: usize = 509;
 
 /// Where a block of `len` bytes has stamped bytes.
 fn places(len: usize) -> impl Iterator<Item = usize> {
