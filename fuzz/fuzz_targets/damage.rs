@@ -36,7 +36,8 @@ struct World {
     elsewhere: Option<(Who, usize)>,
     buffer: Buffer,
     options: Options,
-    /// The pool's parts, as it was made.
+    /// Where the pool's parts are, as it was made.
+    geometry: Option<Geometry>,
     parts: Vec<Range<usize>>,
     header: usize,
     /// Each with its mapping.
@@ -53,25 +54,27 @@ const VERSION_AT: usize = 8;
 /// No thread has this number, nor can have: they end at 2^22.
 const NOBODY: u32 = 0x2fff_0001;
 
-/// Where a pool with these options has its parts; only blocks, and the words that any has, where the
-/// options are no pool's.
-fn parts(buffer: &Buffer, options: &Options) -> Vec<Range<usize>> {
-    let (start, len) = (options.start, buffer.len());
-    let header = header_at(buffer.base(0).addr(), start).unwrap_or(0);
+/// Where a pool with these options has its parts.
+fn geometry(buffer: &Buffer, options: &Options) -> Option<Geometry> {
     let plan = Plan {
-        start,
+        start: options.start,
         end: options.end,
         align: options.align,
         min_split: options.min_split,
         flags: options.flags,
         max_threads: options.max_threads,
     };
+    Geometry::plan(buffer.base(0).addr(), buffer.len(), &plan).ok()
+}
+
+/// What there is to be damaged, the smaller the likelier.
+fn parts(len: usize, header: usize, geometry: Option<Geometry>) -> Vec<Range<usize>> {
     let mut parts = vec![0..len, header..header + HEADER_BYTES];
-    if let Ok(geometry) = Geometry::plan(buffer.base(0).addr(), len, &plan) {
-        parts.push(header + TURN_OFFSET + 4..header + HEADER_BYTES);
+    if let Some(geometry) = geometry {
         parts.push(geometry.bitmap()..geometry.depot);
-        parts.push(geometry.depot..geometry.owner);
-        parts.push(geometry.magazine..(geometry.magazine + 64 * MAGAZINE_BYTES).min(geometry.owner));
+        parts.push(geometry.depot..geometry.cache);
+        parts.push(geometry.cache..geometry.magazine);
+        parts.push(geometry.magazine..geometry.owner);
         parts.push(geometry.owner..geometry.map);
         parts.push(geometry.map..geometry.tags);
         parts.push(geometry.map..geometry.map + 256);
@@ -100,8 +103,10 @@ impl World {
             });
             handles.push((handle.expect("init"), 0));
         }
+        let geometry = geometry(&buffer, &options);
         let mut world = World {
-            parts: parts(&buffer, &options),
+            geometry,
+            parts: parts(buffer.len(), header, geometry),
             header,
             input,
             left: 0,
@@ -166,7 +171,13 @@ impl World {
         for _ in 0..count {
             let Some(code) = self.input.step() else { return };
             match code & 0x3f {
-                0..=15 => self.scribble(),
+                0..=6 => self.scribble(),
+                7..=8 => self.scribble_over_magazine(),
+                9..=10 => self.scribble_over_block(),
+                11..=12 => self.scribble_over_map(),
+                13 => self.scribble_over_words(HEAP_OFFSET..RECORD_OFFSET),
+                14 => self.scribble_over_words(RECORD_OFFSET..DEPOT_OFFSET),
+                15 => self.scribble_over_words(DEPOT_OFFSET..HEADER_BYTES),
                 16 => self.change_header(),
                 17 => self.let_somebody_die(),
                 18 => self.attach(),
@@ -198,7 +209,12 @@ impl World {
     }
 
     fn scribble(&mut self) {
-        let (at, how) = (self.place(), self.input.u8());
+        let at = self.place();
+        self.scribble_at(at);
+    }
+
+    fn scribble_at(&mut self, at: usize) {
+        let how = self.input.u8();
         let value = match how >> 5 {
             0 => self.input.u64(),
             1 => u64::from(self.input.u8()),
@@ -214,6 +230,50 @@ impl World {
         };
         let width = [1, 1, 2, 4, 4, 8, 8, 3][usize::from(how & 7)];
         self.write(at, &value.to_le_bytes()[..width]);
+    }
+
+    /// Where a magazine that is likely in use says what it holds, and whose it is.
+    fn scribble_over_magazine(&mut self) {
+        let Some(geometry) = self.geometry.filter(|geometry| geometry.magazines > 0) else { return };
+        let choice = self.input.u8();
+        let magazine = geometry.magazine_at(u32::from(choice & 15) % geometry.magazines);
+        let count = usize::from(self.buffer.bytes()[magazine + COUNT_AT]).min(60);
+        let at = match choice >> 4 {
+            0..=5 => ITEMS_AT + 4 * count.saturating_sub(1),
+            6..=7 => ITEMS_AT + 4 * count,
+            8..=11 => COUNT_AT,
+            12 => COUNT_AT + 1,
+            13 => 4,
+            14 => ITEMS_AT - 4,
+            _ => 0,
+        };
+        self.scribble_at(magazine + at);
+    }
+
+    /// The first words of a block, where links are when it is free.
+    fn scribble_over_block(&mut self) {
+        let (which, word) = (self.input.index(self.blocks.len()), self.input.u8() & 3);
+        self.scribble_at(self.blocks[which] + 4 * usize::from(word));
+    }
+
+    /// The map's byte for a block, or one nearby.
+    fn scribble_over_map(&mut self) {
+        let Some(geometry) = self.geometry else { return };
+        let (which, near) = (self.input.index(self.blocks.len()), self.input.u8());
+        let granule = self.blocks[which].saturating_sub(geometry.first) >> geometry.align_log2;
+        let at = (geometry.map + granule + usize::from(near % 7)).saturating_sub(1);
+        if near < 192 {
+            // What a start may be.
+            let code = self.input.u8();
+            self.write(at, &[code]);
+        } else {
+            self.scribble_at(at);
+        }
+    }
+
+    fn scribble_over_words(&mut self, words: Range<usize>) {
+        let word = self.input.index(words.len() / 4);
+        self.scribble_at(self.header + words.start + 4 * word);
     }
 
     /// A word of the header that never changes says something else, and the checksum agrees.
