@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Measures which lines of src/ the tests execute, and prints a table by file; `make coverage` calls it.
 
-Everything runs unoptimised, with debug assertions. The counters lie in files that are mapped into each process
+Everything runs with debug assertions. The counters lie in files that are mapped into each process
 (LLVM's continuous mode), so they survive forks and SIGKILL. What is behind `#[cfg(test)]` in a file is not counted.
 
-Arguments, if any, are passed on to `cargo test` instead of `--workspace`: `tests/coverage.py --test damage`.
+The corpora of the fuzz targets count too. Arguments, if any, are passed on to `cargo test` instead: `tests/coverage.py --test damage`.
 It needs LLVM's own tools, of rustc's version or later: Debian's llvm-22, or rustup's component llvm-tools.
 """
 
@@ -48,6 +48,8 @@ def environment():
     env = dict(os.environ)
     env.update(
         CARGO_TARGET_DIR=str(TARGET),
+        # The programs that are stepped through would take for ever without any.
+        CARGO_PROFILE_DEV_OPT_LEVEL="1",
         RUSTFLAGS="-Cinstrument-coverage -Cllvm-args=-runtime-counter-relocation",
         # A file for each process: a fork's child goes on with its parent's.
         LLVM_PROFILE_FILE=str(PROFILES / "%c%m.profraw"),
@@ -74,6 +76,20 @@ def run_tests(arguments):
     shutil.rmtree(PROFILES, ignore_errors=True)
     status = subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL).returncode
     return objects, status
+
+
+def replay_corpora():
+    """Runs the fuzz targets on their corpora, and returns them. Nothing is looked for, only counted."""
+    env = environment()
+    folder = ROOT / "fuzz"
+    subprocess.run(["cargo", "build", "--locked", "--release"], cwd=folder, env=env, check=True)
+    targets = []
+    for corpus in sorted((folder / "corpus").iterdir()):
+        target = str(TARGET / "release" / corpus.name)
+        inputs = [str(path) for path in corpus.iterdir()]
+        subprocess.run([target, "-timeout=60", *inputs], env=env, stderr=subprocess.DEVNULL, check=True)
+        targets.append(target)
+    return targets
 
 
 def merge(objects):
@@ -134,6 +150,8 @@ def report(counts):
 def main():
     tool("llvm-profdata")
     objects, status = run_tests(sys.argv[1:] or TESTS)
+    if not sys.argv[1:]:
+        objects += replay_corpora()
     report(merge(objects))
     return status
 

@@ -166,8 +166,8 @@ impl World {
 
     // ---- What a call may answer ----
 
-    /// A call has given a block.
-    fn take(&mut self, block: *mut u8, asked: usize) -> u64 {
+    /// A call has given a block; a shelf is not to be stamped.
+    fn take(&mut self, block: *mut u8, asked: usize, stamp: bool) -> u64 {
         let pool = self.pool();
         let (offset, usable) = (pool.offset(block), pool.usable_size(block));
         assert!(usable >= asked, "{usable} bytes instead of {asked}");
@@ -179,22 +179,22 @@ impl World {
         if let Some((&before, live)) = self.live.range(..end).next_back() {
             assert!(before + live.usable as u64 <= offset, "{offset:#x} overlaps {before:#x}");
         }
-        self.must_be_tight(asked, usable);
+        assert!(!self.is_loose(asked, usable), "{usable} bytes for {asked}");
         let live = Live { asked, usable, seed: None, is_owned: self.has_owners() };
         self.live.insert(offset, live);
-        self.stamp(offset);
+        if stamp {
+            self.stamp(offset);
+        }
         offset
     }
 
-    /// Rounding costs an eighth at most, but for what is too little to split off.
-    fn must_be_tight(&self, asked: usize, usable: usize) {
-        if self.has(MEMPOOL_NO_SPLIT) {
-            return;
-        }
+    /// Whether a block is longer than rounding makes it: by more than an eighth, and what is too
+    /// little to split off.
+    fn is_loose(&self, asked: usize, usable: usize) -> bool {
         let most = asked.next_multiple_of(self.granule) + self.options.min_split.max(16);
         // A guard takes bytes of its own.
         let most = most + if self.has(MEMPOOL_GUARD) { 64 } else { 0 };
-        assert!(usable <= most + most / 8 + self.granule, "{usable} bytes for {asked}");
+        usable > most + most / 8 + self.granule && !self.has(MEMPOOL_NO_SPLIT)
     }
 
     fn end_of_blocks(&self) -> u64 {
@@ -260,7 +260,7 @@ impl World {
 
     fn got(&mut self, answer: Result<*mut u8, i32>, size: usize) -> Option<u64> {
         match answer {
-            Ok(block) => Some(self.take(block, size)),
+            Ok(block) => Some(self.take(block, size, true)),
             Err(MEMPOOL_ERR_INVALID_ARGUMENT) if size == 0 => None,
             Err(MEMPOOL_ERR_OUT_OF_MEMORY) => {
                 self.must_be_full(size);
@@ -305,7 +305,7 @@ impl World {
             Ok(block) => {
                 let is_aligned = block.addr() % alignment == 0;
                 assert!(is_aligned || self.granule > 4096, "not aligned to {alignment}");
-                self.take(block, size);
+                self.take(block, size, true);
             }
             Err(MEMPOOL_ERR_INVALID_ARGUMENT) if size == 0 => {}
             // Wherever the free runs lie, one of so many bytes would do.
@@ -331,7 +331,7 @@ impl World {
         let (block, size) = (self.pointer(offset), self.input.size(self.granule));
         let wrong = match size {
             0 => Some(0),
-            size if size > live.usable => Some(size),
+            size if size > live.usable || self.is_loose(size, live.usable) => Some(size),
             _ => None,
         };
         if let Some(wrong) = wrong {
@@ -350,9 +350,9 @@ impl World {
         match self.pool().realloc(self.pointer(offset), size) {
             Ok(block) => {
                 self.must_have(block, &live, live.usable.min(size));
-                self.must_hold(block, offset, &shelf, size);
+                self.must_hold(block, &shelf, size);
                 self.forget(offset);
-                self.take(block, size);
+                self.take(block, size, true);
             }
             Err(MEMPOOL_ERR_INVALID_ARGUMENT) if size == 0 => self.must_be_whole(offset),
             Err(MEMPOOL_ERR_OUT_OF_MEMORY) => {
@@ -372,15 +372,12 @@ impl World {
         match self.pool().expand(block, size) {
             Ok(()) => {
                 self.must_have(block, &live, live.usable);
-                if live.seed.is_some() {
-                    self.live.remove(&offset);
-                    let asked = if size > live.usable { size } else { live.asked };
-                    self.take(block, asked);
-                    self.live.get_mut(&offset).expect("just taken").is_owned = live.is_owned;
-                } else {
-                    let usable = self.pool().usable_size(block);
-                    self.live.get_mut(&offset).expect("a shelf").usable = usable;
-                }
+                let shelf = self.slots_of(offset);
+                self.must_hold(block, &shelf, live.usable);
+                self.live.remove(&offset);
+                let asked = if size > live.usable { size } else { live.asked };
+                self.take(block, asked, live.seed.is_some());
+                self.live.get_mut(&offset).expect("just taken").is_owned = live.is_owned;
             }
             Err(MEMPOOL_ERR_INVALID_ARGUMENT) if size == 0 => {}
             Err(MEMPOOL_ERR_OUT_OF_MEMORY) => {
@@ -551,7 +548,7 @@ impl World {
     }
 
     /// A shelf that has moved has its words.
-    fn must_hold(&self, block: *const u8, _from: u64, shelf: &[(u64, u64)], size: usize) {
+    fn must_hold(&self, block: *const u8, shelf: &[(u64, u64)], size: usize) {
         for &(inside, value) in shelf.iter().filter(|(inside, _)| *inside as usize + 8 <= size) {
             // SAFETY: a word of the block, which is as long as that.
             let found = unsafe { block.add(inside as usize).cast::<u64>().read() };
@@ -568,7 +565,7 @@ impl World {
         match answer {
             Ok(()) => {
                 assert_eq!(value, 0, "it was empty");
-                let offset = self.take(self.pointer(found), size);
+                let offset = self.take(self.pointer(found), size, true);
                 self.slots.insert(at, offset);
                 if zeroed && size >= SLOTS * 8 {
                     self.clear_shelf(offset);
