@@ -5,8 +5,8 @@
 //! nothing: new calls take free ones, so that the corpus keeps its meaning.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use ::mempool::abi::*;
+use libfuzzer_sys::fuzz_target;
 use mempool_fuzz::buffer::Buffer;
 use mempool_fuzz::crew::{self, Who};
 use mempool_fuzz::handle::{self, Options, Stats};
@@ -390,7 +390,7 @@ impl World {
 
     /// Many blocks of one size, and every so many of them freed: what fills magazines.
     fn many(&mut self) {
-        let (size, how) = (usize::from(self.input.u8()) * 4 + 1, self.input.u8());
+        let (size, how) = (1 + usize::from(self.input.u8()).pow(2) / 64, self.input.u8());
         let count = usize::from(how) + 1;
         let blocks: Vec<u64> = (0..count)
             .map_while(|_| {
@@ -450,7 +450,10 @@ impl World {
                 None => some,
             },
             2 => some % self.buffer.len(),
-            3 => self.after_init.top as usize + some % self.buffer.len() / self.granule * self.granule,
+            3 => {
+                self.after_init.top as usize
+                    + some % self.buffer.len() / self.granule * self.granule
+            }
             4 => self.buffer.len() + some % 64,
             _ => return self.buffer.base(1 - self.now).wrapping_add(some % self.buffer.len()),
         };
@@ -560,7 +563,8 @@ impl World {
         let (size, zeroed) = (self.input.size(self.granule), self.input.flag());
         let Some((at, value)) = self.pick_slot() else { return };
         let (pool, slot) = (self.pool(), self.slot(at));
-        let answer = if zeroed { pool.calloc_to(1, size, slot) } else { pool.malloc_to(size, slot) };
+        let answer =
+            if zeroed { pool.calloc_to(1, size, slot) } else { pool.malloc_to(size, slot) };
         let found = self.read_slot(at);
         match answer {
             Ok(()) => {
@@ -753,7 +757,10 @@ impl World {
         let stats = handle::inspect(base, len, &self.options, &mut blocks).expect("inspect");
         assert_eq!(stats.used_count, self.live.len() as u64);
         let walked = self.pool().walk();
-        assert!(blocks.iter().map(|block| block.offset).eq(walked.iter().map(|block| block.offset)));
+        assert!(blocks
+            .iter()
+            .map(|block| block.offset)
+            .eq(walked.iter().map(|block| block.offset)));
         let told = owners::peek(base, len).expect("peek");
         assert_eq!(told, self.options_end());
     }
@@ -767,7 +774,10 @@ impl World {
             self.pool().release().expect("release");
             let gone = Err(MEMPOOL_ERR_NOT_A_POOL);
             assert_eq!(self.handles.map(|pool| pool.malloc(1)), [gone, gone]);
-            assert_eq!(handle::attach(base, len, &self.options).map(|_| ()), Err(MEMPOOL_ERR_NOT_A_POOL));
+            assert_eq!(
+                handle::attach(base, len, &self.options).map(|_| ()),
+                Err(MEMPOOL_ERR_NOT_A_POOL)
+            );
         }
         if self.has(MEMPOOL_ZEROED) {
             self.buffer.bytes().fill(0);

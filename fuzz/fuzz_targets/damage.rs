@@ -205,7 +205,11 @@ impl World {
         let which = self.input.index(self.parts.len());
         let part = self.parts[which].clone();
         let at = part.start + self.input.u32() as usize % part.len();
-        if self.input.flag() { at & !3 } else { at }
+        if self.input.flag() {
+            at & !3
+        } else {
+            at
+        }
     }
 
     fn scribble(&mut self) {
@@ -234,7 +238,9 @@ impl World {
 
     /// Where a magazine that is likely in use says what it holds, and whose it is.
     fn scribble_over_magazine(&mut self) {
-        let Some(geometry) = self.geometry.filter(|geometry| geometry.magazines > 0) else { return };
+        let Some(geometry) = self.geometry.filter(|geometry| geometry.magazines > 0) else {
+            return;
+        };
         let choice = self.input.u8();
         let magazine = geometry.magazine_at(u32::from(choice & 15) % geometry.magazines);
         let count = usize::from(self.buffer.bytes()[magazine + COUNT_AT]).min(60);
@@ -312,7 +318,7 @@ impl World {
         let how = self.input.u8();
         let mapping = usize::from(how & 1);
         let (base, len) = (self.buffer.base(mapping), self.buffer.len());
-        let len = if how & 12 == 12 { len - len / 4 } else { len };
+        let len = if how & 12 == 12 { self.input.index(len + 1) } else { len };
         let handle = match how & 2 {
             0 => handle::attach(base, len, &self.options),
             _ => handle::open(base, len, &self.options).map(|(handle, _)| handle),
@@ -447,7 +453,11 @@ impl World {
 }
 
 fn pool_granule(options: &Options) -> usize {
-    if options.align == 0 { 16 } else { options.align }
+    if options.align == 0 {
+        16
+    } else {
+        options.align
+    }
 }
 
 fn must_be_side_by_side(blocks: &[Block], len: usize) {

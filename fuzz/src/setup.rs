@@ -40,7 +40,8 @@ fn options(input: &mut Input) -> Options {
     let mut options = handle::options();
     let flags = input.u16();
     let low = MEMPOOL_NO_COMPACT | MEMPOOL_NO_SPLIT | MEMPOOL_NO_THREAD_CACHES | LATER;
-    options.flags = u32::from(flags) & low;
+    // Half of the pools may have thread caches.
+    options.flags = if flags & 0x400 != 0 { u32::from(flags) & low } else { 0 };
     options.flags |= if flags & 0x100 != 0 { MEMPOOL_OWNER_TAGS } else { 0 };
     options.flags |= if flags & 0x200 != 0 { MEMPOOL_ZEROED } else { 0 };
     options.align = match input.u8() {
