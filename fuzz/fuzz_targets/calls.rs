@@ -8,7 +8,7 @@
 use ::mempool::abi::*;
 use libfuzzer_sys::fuzz_target;
 use mempool_fuzz::buffer::Buffer;
-use mempool_fuzz::crew::{self, Who};
+use mempool_fuzz::crew::{self, Walk, Who};
 use mempool_fuzz::handle::{self, Options, Stats};
 use mempool_fuzz::setup::{Setup, LATER};
 use mempool_fuzz::{owners, stamp, Handle, Input};
@@ -16,13 +16,7 @@ use std::collections::BTreeMap;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some(world) = World::new(Input::new(bytes)) {
-        let mut world = crew::work(Who::Here, world, |world| world.steps(usize::MAX));
-        while let Some((who, steps)) = world.elsewhere.take() {
-            world.left = steps;
-            world = crew::work(who, world, |world| world.steps(world.left));
-            world = crew::work(Who::Here, world, |world| world.steps(usize::MAX));
-        }
-        world.end();
+        crew::run(world).end();
     }
 });
 
@@ -38,7 +32,6 @@ struct Live {
 
 struct World {
     input: Input,
-    left: usize,
     elsewhere: Option<(Who, usize)>,
     buffer: Buffer,
     options: Options,
@@ -65,6 +58,23 @@ fn attach(buffer: &Buffer, mapping: usize, options: &Options) -> Handle {
     handle.unwrap_or_else(|status| panic!("attach: {status}: {}", handle::last_message()))
 }
 
+impl Walk for World {
+    /// Does what the input says, so many steps of it, or until it goes on in another thread.
+    fn steps(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(code) = self.input.step() else { return };
+            self.step(code & 0x3f);
+            if self.elsewhere.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Option<(Who, usize)> {
+        self.elsewhere.take()
+    }
+}
+
 impl World {
     fn new(mut input: Input) -> Option<World> {
         let Setup { mut options, buffer } = Setup::choose(&mut input)?;
@@ -82,7 +92,6 @@ impl World {
         let after_init = first.stats();
         Some(World {
             input,
-            left: 0,
             elsewhere: None,
             buffer,
             granule: after_init.align as usize,
@@ -114,17 +123,6 @@ impl World {
         let pointer = self.pool().pointer(offset);
         assert!(!pointer.is_null(), "{offset:#x} is in the pool");
         pointer
-    }
-
-    /// Does what the input says, so many steps of it, or until it goes on in another thread.
-    fn steps(&mut self, count: usize) {
-        for _ in 0..count {
-            let Some(code) = self.input.step() else { return };
-            self.step(code & 0x3f);
-            if self.elsewhere.is_some() {
-                return;
-            }
-        }
     }
 
     fn step(&mut self, code: u8) {

@@ -12,7 +12,7 @@ use ::mempool::layout::*;
 use ::mempool::options::Options as Plan;
 use libfuzzer_sys::fuzz_target;
 use mempool_fuzz::buffer::Buffer;
-use mempool_fuzz::crew::{self, Who};
+use mempool_fuzz::crew::{self, Walk, Who};
 use mempool_fuzz::handle::{self, Block, Options};
 use mempool_fuzz::setup::{Setup, LATER};
 use mempool_fuzz::{hash, owners, Handle, Input};
@@ -20,19 +20,12 @@ use std::ops::Range;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some(world) = World::new(Input::new(bytes)) {
-        let mut world = crew::work(Who::Here, world, |world| world.steps(usize::MAX));
-        while let Some((who, steps)) = world.elsewhere.take() {
-            world.left = steps;
-            world = crew::work(who, world, |world| world.steps(world.left));
-            world = crew::work(Who::Here, world, |world| world.steps(usize::MAX));
-        }
-        world.end();
+        crew::run(world).end();
     }
 });
 
 struct World {
     input: Input,
-    left: usize,
     elsewhere: Option<(Who, usize)>,
     buffer: Buffer,
     options: Options,
@@ -89,6 +82,44 @@ fn parts(len: usize, header: usize, geometry: Option<Geometry>) -> Vec<Range<usi
     parts
 }
 
+impl Walk for World {
+    fn steps(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(code) = self.input.step() else { return };
+            match code & 0x3f {
+                0..=6 => self.scribble(),
+                7..=8 => self.scribble_over_magazine(),
+                9..=10 => self.scribble_over_block(),
+                11..=12 => self.scribble_over_map(),
+                13 => self.scribble_over_words(HEAP_OFFSET..RECORD_OFFSET),
+                14 => self.scribble_over_words(RECORD_OFFSET..DEPOT_OFFSET),
+                15 => self.scribble_over_words(DEPOT_OFFSET..HEADER_BYTES),
+                16 => self.change_header(),
+                17 => self.let_somebody_die(),
+                18 => self.attach(),
+                19 => self.detach(),
+                20 => self.now = self.input.index(HANDLES_MAX),
+                21 => self.elsewhere = self.input.turn(Who::Other),
+                22 => self.elsewhere = self.input.turn(Who::Mortal),
+                23 => self.look_from_outside(),
+                code => {
+                    if !self.handles.is_empty() {
+                        let (pool, mapping) = self.handles[self.now % self.handles.len()];
+                        self.call(pool, mapping, code);
+                    }
+                }
+            }
+            if self.elsewhere.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Option<(Who, usize)> {
+        self.elsewhere.take()
+    }
+}
+
 impl World {
     fn new(mut input: Input) -> Option<World> {
         let is_raw = input.u8() & 7 == 7;
@@ -109,7 +140,6 @@ impl World {
             parts: parts(buffer.len(), header, geometry),
             header,
             input,
-            left: 0,
             elsewhere: None,
             buffer,
             options,
@@ -163,38 +193,6 @@ impl World {
         for (at, &byte) in (at..self.buffer.len()).zip(bytes) {
             if !lock.contains(&at) {
                 self.buffer.bytes()[at] = byte;
-            }
-        }
-    }
-
-    fn steps(&mut self, count: usize) {
-        for _ in 0..count {
-            let Some(code) = self.input.step() else { return };
-            match code & 0x3f {
-                0..=6 => self.scribble(),
-                7..=8 => self.scribble_over_magazine(),
-                9..=10 => self.scribble_over_block(),
-                11..=12 => self.scribble_over_map(),
-                13 => self.scribble_over_words(HEAP_OFFSET..RECORD_OFFSET),
-                14 => self.scribble_over_words(RECORD_OFFSET..DEPOT_OFFSET),
-                15 => self.scribble_over_words(DEPOT_OFFSET..HEADER_BYTES),
-                16 => self.change_header(),
-                17 => self.let_somebody_die(),
-                18 => self.attach(),
-                19 => self.detach(),
-                20 => self.now = self.input.index(HANDLES_MAX),
-                21 => self.elsewhere = self.input.turn(Who::Other),
-                22 => self.elsewhere = self.input.turn(Who::Mortal),
-                23 => self.look_from_outside(),
-                code => {
-                    if !self.handles.is_empty() {
-                        let (pool, mapping) = self.handles[self.now % self.handles.len()];
-                        self.call(pool, mapping, code);
-                    }
-                }
-            }
-            if self.elsewhere.is_some() {
-                return;
             }
         }
     }
@@ -398,8 +396,11 @@ impl World {
             58 => pool.free_on_the_way(&mut |offset, _| offset % 3 == 0).map(|_| ()),
             59 if size % 8 == 0 => pool.free_all(),
             60 if size % 8 == 0 => pool.release(),
-            61 => Ok(assert!(pool.usable_size(block) <= self.buffer.len())),
-            62 => Ok(assert!(pool.good_size(size) <= self.buffer.len())),
+            61 | 62 => {
+                let sizes = [pool.usable_size(block), pool.good_size(size)];
+                assert!(sizes.into_iter().all(|size| size <= self.buffer.len()));
+                Ok(())
+            }
             _ => Ok(()),
         };
     }

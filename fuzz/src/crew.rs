@@ -10,21 +10,34 @@ type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// Whoever asks.
-    Here,
     /// The thread that lives on.
     Other,
     /// A thread that ends after it.
     Mortal,
 }
 
+/// What goes on step by step, in one thread or another.
+pub trait Walk: Send + 'static {
+    /// Takes so many steps, less at the end, and where it is to go on in another thread.
+    fn steps(&mut self, count: usize);
+
+    /// In which thread it goes on, for how many steps; once for each time.
+    fn turn(&mut self) -> Option<(Who, usize)>;
+}
+
+/// To the end.
+pub fn run<T: Walk>(mut it: T) -> T {
+    it.steps(usize::MAX);
+    while let Some((who, steps)) = it.turn() {
+        it = work(who, it, move |it| it.steps(steps));
+        it.steps(usize::MAX);
+    }
+    it
+}
+
 /// Has a thread do something with what it is given, and gives that back.
-pub fn work<T: Send + 'static>(who: Who, mut it: T, job: fn(&mut T)) -> T {
+fn work<T: Send + 'static>(who: Who, mut it: T, job: impl FnOnce(&mut T) + Send + 'static) -> T {
     match who {
-        Who::Here => {
-            job(&mut it);
-            it
-        }
         Who::Mortal => thread::spawn(move || {
             job(&mut it);
             it

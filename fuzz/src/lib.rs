@@ -4,12 +4,13 @@
 pub mod buffer;
 pub mod crew;
 #[path = "../../tests/common/handle.rs"]
+#[allow(clippy::not_unsafe_ptr_arg_deref)] // any pointer is allowed
 pub mod handle;
 #[path = "../../src/hash.rs"]
 pub mod hash;
 pub mod input;
 #[path = "../../tests/common/memory.rs"]
-#[allow(dead_code)] // the tests use all of it
+#[allow(dead_code, clippy::len_without_is_empty)] // the tests use all of it
 pub mod memory;
 pub mod owners;
 pub mod setup;
