@@ -50,6 +50,7 @@ def environment():
         CARGO_TARGET_DIR=str(TARGET),
         # The programs that are stepped through would take for ever without any.
         CARGO_PROFILE_DEV_OPT_LEVEL="1",
+        CARGO_PROFILE_DEV_BUILD_OVERRIDE_OPT_LEVEL="0",
         RUSTFLAGS="-Cinstrument-coverage -Cllvm-args=-runtime-counter-relocation",
         # A file for each process: a fork's child goes on with its parent's.
         LLVM_PROFILE_FILE=str(PROFILES / "%c%m.profraw"),
