@@ -46,6 +46,20 @@ const CHECKSUM_AT: usize = 16;
 const VERSION_AT: usize = 8;
 /// No thread has this number, nor can have: they end at 2^22.
 const NOBODY: u32 = 0x2fff_0001;
+/// The kernel's word for a lock whose owner is dead.
+const OWNER_DIED: u32 = 1 << 30;
+/// Words of a change in the record, behind its seal.
+const RECORD_WORDS: usize = 6;
+
+/// The seal of a change; as in src/heap/change.rs. Were it another, recovery would believe no record.
+fn seal(slot: u32, words: [u64; RECORD_WORDS]) -> u32 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let add = |sum: u64, (place, word): (usize, u64)| {
+        sum.wrapping_add(word.wrapping_mul(ODD.rotate_left(11 * place as u32) | 1))
+    };
+    let sum = words.into_iter().enumerate().fold(0x811c_9dc5_0000_0001u64, add);
+    (sum ^ sum >> 32) as u32 & !3 | 2 | slot
+}
 
 /// Where a pool with these options has its parts.
 fn geometry(buffer: &Buffer, options: &Options) -> Option<Geometry> {
@@ -102,6 +116,7 @@ impl Walk for World {
                 21 => self.elsewhere = self.input.turn(Who::Other),
                 22 => self.elsewhere = self.input.turn(Who::Mortal),
                 23 => self.look_from_outside(),
+                63 => self.open_record(),
                 code => {
                     if !self.handles.is_empty() {
                         let (pool, mapping) = self.handles[self.now % self.handles.len()];
@@ -289,6 +304,28 @@ impl World {
         self.seal_header();
     }
 
+    /// The last change, or one of the input's, is under way again, and who made it is dead: the next to
+    /// take the lock finishes it.
+    fn open_record(&mut self) {
+        let record = self.header + RECORD_OFFSET;
+        let slot = self.input.index(2);
+        let first = record + 4 + slot * 8 * RECORD_WORDS;
+        for _ in 0..self.input.u8() % 4 {
+            let half = self.input.index(2 * RECORD_WORDS);
+            let value = match self.input.u8() {
+                0..96 => u32::from(self.input.u8()),
+                96..192 => self.input.u32(),
+                // A kind, and what it makes.
+                choice => 1 + u32::from(choice % 9) | (self.input.u32() & 0x0707_0707) << 8,
+            };
+            self.write(first + 4 * half, &value.to_le_bytes());
+        }
+        let words = std::array::from_fn(|word| self.word(first + 8 * word));
+        self.write(record, &seal(slot as u32, words).to_le_bytes());
+        let lock = self.header + LOCK_OFFSET;
+        self.buffer.bytes()[lock..lock + 4].copy_from_slice(&OWNER_DIED.to_le_bytes());
+    }
+
     /// The lock belongs to a thread that is no more, or to another boot.
     fn let_somebody_die(&mut self) {
         self.locks += 1;
@@ -300,7 +337,7 @@ impl World {
         // Owner-died, waiters: as the kernel has them.
         let flags = u32::from(how & 3) << 30;
         let owner = if how & 4 != 0 { NOBODY } else { 0 };
-        let owner = if flags >> 30 == 2 || how & 8 != 0 { 1 << 30 } else { owner | flags };
+        let owner = if flags >> 30 == 2 || how & 8 != 0 { OWNER_DIED } else { owner | flags };
         self.buffer.bytes()[lock..lock + 4].copy_from_slice(&owner.to_le_bytes());
         if how & 16 != 0 {
             self.buffer.bytes()[lock + 4] ^= 0x55;
