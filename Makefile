@@ -14,6 +14,8 @@ help:
 	@echo 'make test   runs every test; the last line is the count'
 	@echo 'make soak   the randomised and timed tests, each for SOAK_SECONDS (60)'
 	@echo 'make bench  builds other allocators and measures the pool beside them; BENCH_FLAGS=--quick takes a minute'
+	@echo 'make fuzz   the fuzz targets, both at once, each for FUZZ_SECONDS (1800)'
+	@echo 'make coverage  which lines of src/ the tests execute; needs llvm-cov of the version of rustc'"'"'s LLVM'
 	@echo 'make tsan   the C programs with threads under the thread sanitizer, where there is a nightly Rust'
 	@echo 'make docs   the manual page, the Rust reference and, where there is doxygen, the C reference, in target/docs'
 	@echo 'make dist   what is released: the installed tree, the Python and the Rust package, in target/dist'
@@ -43,6 +45,13 @@ bench:
 	CARGO_TARGET_DIR=$(abspath $(CARGO_TARGET_DIR))/counts cargo run --locked --release \
 	    --manifest-path benches/Cargo.toml --no-default-features --features counts -- --locks
 
+fuzz:
+	@tests/preflight test
+	@tests/fuzz.py
+
+coverage:
+	@tests/coverage.py
+
 tsan:
 	@tests/tsan
 
@@ -64,4 +73,4 @@ dist-check:
 clean:
 	rm -rf $(CARGO_TARGET_DIR) .venv
 
-.PHONY: help demo test soak bench tsan docs dist dist-check clean
+.PHONY: help demo test soak bench fuzz coverage tsan docs dist dist-check clean

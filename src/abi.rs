@@ -2,6 +2,7 @@
 //!
 //! The comments here become those of `include/mempool.h`. This file must stay plain: besides
 //! rustc and cbindgen, the parser of the ABI test reads it, which knows only old Rust.
+#![forbid(unsafe_code)]
 #![doc(hidden)]
 #![allow(non_camel_case_types)]
 

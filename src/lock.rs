@@ -19,6 +19,7 @@
 //! A word can also be a lie: scribbled over, or left by an owner whose death the kernel could not
 //! announce. Who has waited for long looks closer, and either finds out that the owner cannot be,
 //! or gives up with an error. Nothing is ever taken from a thread that may live.
+#![forbid(unsafe_code)]
 
 use crate::counts;
 use crate::error::{Error, Result};

@@ -78,6 +78,12 @@ def count_pytest(_lines, report):
     return count
 
 
+def count_fuzz(lines, _report):
+    """A fuzz target that found nothing counts as one test."""
+    ends = [match[1] for line in lines if (match := re.match(r"fuzz \w+: (passed|failed),", line))]
+    return Count(passed=ends.count("passed"), failed=ends.count("failed"))
+
+
 def pytest(name, *folders):
     python = str(VENV / "bin" / "python")
     runner = Runner(name, [python, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"], count_pytest)
@@ -105,8 +111,14 @@ def runners():
         Runner("build release", [*release.command, "--no-run"], None),
     ]
     lanes = [
-        [release],
-        [debug, pytest("python", "python/tests", "--doctest-modules", "python/mempool"), pytest("consumers", "tests/consumers", "tests/readme"), pytest("programs", "tests/preload", "tests/examples"), pytest("tools", "tests/tools")],
+        [release, Runner("fuzz", ["env", "FUZZ_SECONDS=10", sys.executable, "tests/fuzz.py"], count_fuzz)],
+        [
+            debug,
+            pytest("python", "python/tests", "--doctest-modules", "python/mempool"),
+            pytest("consumers", "tests/consumers", "tests/readme"),
+            pytest("programs", "tests/preload", "tests/examples"),
+            pytest("tools", "tests/tools"),
+        ],
     ]
     return builds, lanes
 

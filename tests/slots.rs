@@ -225,16 +225,20 @@ fn what_caches_hold_is_neither_a_slot_nor_freed_from_one() {
     pool.free(cached).expect("free");
     assert!(pool.stats().cached_count > 0);
     assert_eq!(pool.malloc_to(8, cached.cast()), Err(MEMPOOL_ERR_NOT_ALLOCATED));
-    // SAFETY: a word of a live block; so below.
+    // SAFETY: a word of a live block.
     unsafe { slot.write(pool.offset(cached)) };
     assert_eq!(pool.free_from(slot), Err(MEMPOOL_ERR_NOT_ALLOCATED));
     assert_eq!(pool.stats().rejected_frees, 1);
     // A block from a cache can be freed from a slot, and one from a slot into a cache.
+    // SAFETY: as above.
     unsafe { slot.write(pool.offset(kept)) };
     assert_eq!(pool.free_from(slot), Ok(()));
     assert_eq!(pool.malloc_to(64, slot), Ok(()));
-    assert_eq!(pool.free(pool.pointer(unsafe { slot.read() })), Ok(()));
+    // SAFETY: as above.
+    let delivered = unsafe { slot.read() };
+    assert_eq!(pool.free(pool.pointer(delivered)), Ok(()));
     assert_eq!(pool.free_from(slot), Err(MEMPOOL_ERR_NOT_ALLOCATED), "freed already");
+    // SAFETY: as above.
     unsafe { slot.write(0) };
     pool.free(root).expect("free");
     pool.trim().expect("trim");
