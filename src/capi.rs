@@ -16,8 +16,8 @@ use core::slice;
 
 use crate::abi::*;
 use crate::error::{self, Error, Result};
-use crate::names::NAME_MAX;
 use crate::layout;
+use crate::names::NAME_MAX;
 use crate::options::{self, Options};
 use crate::pool::{self, Handle, Pool};
 use crate::stats::{Block, Owner, Reaped, State, Stats};

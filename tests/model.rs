@@ -859,6 +859,8 @@ impl World {
             let (handle, block) = (self.handle(), self.at(offset));
             let most = 500.min((self.limit - self.first) as usize - self.guard);
             let answer = match through {
+                // A name is what is told first.
+                _ if self.is_bound(offset) => handle.expand(block, live.asked),
                 Through::Free => handle.free(block),
                 Through::FreeSized => handle.free_sized(block, live.asked),
                 Through::Realloc => handle.realloc(block, 1 + behind % most).map(|_| ()),
