@@ -380,8 +380,8 @@ int main(void)
     test_processes();
     test_slots();
     test_inheritance();
-    test_freed_by_another();
     test_the_dead();
     test_copies();
+    test_freed_by_another(); /* the last: another fork would show what it leaves */
     return PASSED();
 }
