@@ -19,6 +19,8 @@ import tempfile
 import venv
 from pathlib import Path
 
+import run as tests
+
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
 DIST = TARGET / "dist"
@@ -77,7 +79,8 @@ def make():
         run("cmake", "--install", build, "--prefix", tree)
         with tarfile.open(DIST / f"{TREE}.tar.gz", "w:gz") as archive:
             archive.add(tree, TREE)
-        run(sys.executable, "-m", "build", "--outdir", DIST, ROOT / "python")
+        tests.fill_venv()
+        run(tests.VENV / "bin" / "python", "-m", "build", "--outdir", DIST, ROOT, env=tests.environment(soak=False))
     run("cargo", "package", "--locked", "--allow-dirty", "--no-verify", "--package", "mempool", cwd=ROOT)
     shutil.copy(TARGET / "package" / CRATE, DIST)
     print(*sorted(path.name for path in DIST.iterdir()), sep="\n")

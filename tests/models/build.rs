@@ -157,6 +157,21 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
         "        self.record.open(&change);\n        let mut counts = self.words.counts();\n        let (mut at, mut honest) = (start, true);\n        while let Some(Entry { state, size }) = self.map.read(at, end) {\n            if state == State::Loose {\n                counts.take_loose(size);\n            } else {\n                counts.take_free(size);\n                honest &= self.bins.unlink((at, size)).is_ok();\n            }\n            self.map.erase(at);\n            at += size;\n        }\n        self.finish(&change, counts, honest);\n",
         "        let mut counts = self.words.counts();\n        let (mut at, mut honest) = (start, true);\n        while let Some(Entry { state, size }) = self.map.read(at, end) {\n            if state == State::Loose {\n                counts.take_loose(size);\n            } else {\n                counts.take_free(size);\n                honest &= self.bins.unlink((at, size)).is_ok();\n            }\n            self.map.erase(at);\n            at += size;\n        }\n        self.record.open(&change);\n        self.finish(&change, counts, honest);\n",
     ),
+    (
+        "heap_that_enters_before_it_seals",
+        "        self.record.open(&change);\n        self.settle_name(&change);\n        let mut counts = self.words.counts();\n        counts.live_count = counts.live_count.wrapping_sub(1);",
+        "        self.settle_name(&change);\n        self.record.open(&change);\n        let mut counts = self.words.counts();\n        counts.live_count = counts.live_count.wrapping_sub(1);",
+    ),
+    (
+        "heap_that_leaves_marks",
+        "Kind::Mark => self.set_state(change.at, change.new[0].state),",
+        "Kind::Mark => {}",
+    ),
+    (
+        "heap_with_no_heirs",
+        "self.inherit(change.at, second, third);",
+        "let _ = third;",
+    ),
 ];
 
 fn main() {

@@ -16,7 +16,7 @@
 macro_rules! protocol {
     ($name:ident) => {
         use models::death;
-        use models::heaps::$name::heap::{Heap, Taker};
+        use models::heaps::$name::heap::{Heap, Struck, Taker, CHILDREN};
         use models::heaps::$name::layout::{Geometry, COUNT_AT, ITEMS_AT, NO_BLOCK};
         use models::heaps::$name::map::{Entry, State};
         use models::heaps::$name::options::{Options, FILL_FREED, GUARD};
@@ -37,6 +37,9 @@ macro_rules! protocol {
             items: Vec<u32>,
             /// What the live were asked for, and their first bytes, where that is looked at.
             contents: Vec<(usize, u64)>,
+            /// The entries of the directory, by the way to them: which child of which.
+            entries: Vec<(Vec<usize>, u32)>,
+            root: Option<u32>,
         }
 
         impl Pool {
@@ -111,7 +114,13 @@ macro_rules! protocol {
                 assert_eq!(counts.loose as usize, loose);
                 assert_eq!(counts.free_count as usize, binned + loose);
                 assert_eq!(counts.free, free().map(|(_, _, size)| size).sum::<u32>());
-                assert_eq!(counts.live_count as usize, blocks.len() - free().count());
+                let metas = || are(State::Meta);
+                let lives = blocks.len() - free().count() - metas().count();
+                assert_eq!(counts.live_count as usize, lives);
+                assert_eq!(heap.meta(), metas().map(|(_, _, size)| size).sum::<u32>());
+                let mut entries = Vec::new();
+                self.enter(heap.first_link(), &mut Vec::new(), &mut entries);
+                assert_eq!(entries.len(), metas().count(), "an entry is in one place");
                 let has_magazine = self.geometry.caches > 0;
                 let count = if has_magazine { self.region.load8(self.count_at()) } else { 0 };
                 let item = |index| self.region.load32(self.item_at(index));
@@ -124,7 +133,7 @@ macro_rules! protocol {
                 } else {
                     Vec::new()
                 };
-                Seen { blocks: told(&blocks), items, contents }
+                Seen { blocks: told(&blocks), items, contents, entries, root: heap.root() }
             }
 
             fn content(&self, at: u32, size: u32) -> (usize, u64) {
@@ -139,6 +148,50 @@ macro_rules! protocol {
                 heap.set_guard(granule, asked);
                 self.region.fill(self.geometry.offset(granule), asked, 1 + size as u8);
                 granule
+            }
+
+            /// All entries from a link on.
+            fn enter(&self, link: usize, way: &mut Vec<usize>, all: &mut Vec<(Vec<usize>, u32)>) {
+                let heap = self.heap();
+                let Some(entry) = heap.linked(link) else { return };
+                assert!(way.len() < 9, "no way is as long as this");
+                let is_entry = matches!(heap.block(entry), Some((State::Meta, _)));
+                assert!(is_entry, "a link leads to an entry");
+                all.push((way.clone(), entry));
+                for child in 0..CHILDREN {
+                    way.push(child);
+                    self.enter(heap.link(entry, child), way, all);
+                    way.pop();
+                }
+            }
+
+            /// As who binds a block does it.
+            fn bind(&self, block: u32, link: usize) {
+                let heap = self.heap();
+                let entry = heap.alloc(3, 1).expect("room");
+                self.region.fill(self.geometry.offset(entry), 16, 0);
+                heap.mark(block, Some(entry)).expect("live");
+                heap.enter_name(entry, link);
+                heap.leave();
+            }
+
+            /// The entry that a way leads to, and the link to it.
+            fn at(&self, way: &[usize]) -> (u32, usize) {
+                let heap = self.heap();
+                let mut link = heap.first_link();
+                for &child in way {
+                    link = heap.link(heap.linked(link).expect("an entry"), child);
+                }
+                (heap.linked(link).unwrap_or(u32::MAX), link)
+            }
+
+            /// As who unbinds a block does it.
+            fn strike(&self, way: &[usize], heir: Option<&[usize]>, block: u32, state: State) {
+                let (entry, link) = self.at(way);
+                let heir = heir.map(|way| (self.at(way).0, self.at(&way[..way.len() - 1]).0));
+                let struck = Struck { entry, link, heir, block, state };
+                self.heap().strike_name(struck).expect("an entry");
+                self.heap().leave();
             }
 
             fn set(&mut self, bytes: &[u64]) {
@@ -512,6 +565,54 @@ macro_rules! protocol {
             deaths
         }
 
+        /// A directory: blocks 0 and 2 have two names each, block 4 one, and is the root.
+        fn named() -> (Pool, Vec<u32>) {
+            let (pool, blocks) = small();
+            let ways: [(usize, &[usize]); 5] =
+                [(0, &[]), (0, &[1]), (2, &[3]), (2, &[1, 0]), (4, &[1, 0, 2])];
+            for (block, way) in ways {
+                pool.bind(blocks[block], pool.at(way).1);
+            }
+            pool.heap().mark(blocks[4], None).expect("live");
+            pool.heap().set_root(Some(blocks[4]), State::Live);
+            pool.heap().leave();
+            (pool, blocks)
+        }
+
+        /// Blocks get names, lose them, and are the root.
+        pub fn names() -> u64 {
+            let calls: [Call; 11] = [
+                |pool, b| pool.bind(b[6], pool.at(&[0]).1),
+                |pool, b| pool.bind(b[4], pool.at(&[1, 0, 2, 1]).1),
+                |pool, b| pool.strike(&[3], None, b[2], State::Named),
+                |pool, b| pool.strike(&[1, 0, 2], None, b[4], State::Named),
+                // A leaf of its own, or from far below, takes its place.
+                |pool, b| pool.strike(&[], Some(&[3]), b[0], State::Named),
+                |pool, b| pool.strike(&[], Some(&[1, 0, 2]), b[0], State::Named),
+                |pool, b| pool.strike(&[1, 0], Some(&[1, 0, 2]), b[2], State::Live),
+                |pool, b| {
+                    pool.heap().mark(b[6], None).expect("live");
+                    pool.heap().set_root(Some(b[6]), State::Named);
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().set_root(None, State::Named);
+                    pool.heap().leave();
+                },
+                |pool, b| {
+                    assert!(pool.heap().resize(b[0], 1, 1).expect("shorter"));
+                    assert!(pool.heap().free(b[0]).is_err(), "it has a name");
+                    pool.heap().leave();
+                },
+                |pool, _| {
+                    pool.heap().free_all().expect("whole");
+                    pool.heap().leave();
+                },
+            ];
+            let (mut pool, blocks) = named();
+            calls.iter().map(|&call| dies_anywhere(&mut pool, &blocks, Fate::Finished, call)).sum()
+        }
+
         /// A pool with loose blocks: three beside each other between free blocks of bins, two
         /// before the last block, two that end at top.
         fn scattered() -> (Pool, Vec<u32>) {
@@ -625,6 +726,11 @@ mod heap {
     }
 
     #[test]
+    fn a_name_is_there_or_not_and_so_is_the_root() {
+        println!("{} deaths of makers and recoverers", names());
+    }
+
+    #[test]
     fn what_is_loose_is_joined_and_taken_or_left_alone() {
         println!("{} deaths of makers and recoverers", sweeps());
     }
@@ -670,4 +776,7 @@ fails! {
     heap_that_fills_before_it_seals: looks, "as it must be";
     heap_that_forgets_what_was_asked: looks, "as it must be";
     heap_that_guards_before_it_seals: looks, "as it must be";
+    heap_that_enters_before_it_seals: names, "an entry is in one place";
+    heap_that_leaves_marks: names, "stores";
+    heap_with_no_heirs: names, "an entry is in one place";
 }
