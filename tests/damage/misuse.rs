@@ -265,13 +265,13 @@ fn whatever_is_written_over_a_pool_with_caches_no_call_leaves_it() {
                     }
                     11 => {
                         let name = [1 + random.below(40) as u8; 20];
-                        let name = &name[..1 + random.below(20) as usize];
+                        let name = &name[..1 + random.below(20)];
                         let _ = (pool.bind(name, block), pool.find(name), pool.set_root(block));
                         continue;
                     }
                     12 => {
                         let name = [1 + random.below(40) as u8; 20];
-                        let _ = pool.unbind(&name[..1 + random.below(20) as usize]);
+                        let _ = pool.unbind(&name[..1 + random.below(20)]);
                         let _ = (pool.names(&mut |_, _| true), pool.root());
                         continue;
                     }
