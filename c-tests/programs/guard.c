@@ -372,6 +372,26 @@ static void test_links(void)
     }
 }
 
+/* What becomes the links of the rest when a part is handed out is looked at before. */
+static void test_rest(void)
+{
+    begin_with(LEN, MEMPOOL_FILL_FREED, 0);
+    unsigned char *before = get(32), *block = get(96);
+    get(32);
+    OK(mempool_free(pool, block));
+    for (size_t at = 32; at < 40; at++) {
+        block[at] ^= 1;
+        REFUSED_NULL(EIO, MEMPOOL_ERR_CORRUPTED, written(block + at), mempool_malloc(pool, 32));
+        CHECK(get(32) == block);
+        OK(mempool_free(pool, block));
+        block[at] ^= 1;
+        REFUSED(MEMPOOL_ERR_CORRUPTED, written(block + at), mempool_expand(pool, before, 64));
+        OK(mempool_expand(pool, before, 64));
+        CHECK(mempool_realloc(pool, before, 32) == before);
+        check_quiet(pool);
+    }
+}
+
 /* Memory that nobody ever had is filled as it is reached, whatever was in it; the rest is left alone. */
 static void test_never_used(void)
 {
@@ -475,6 +495,7 @@ int main(void)
         writes_after_free += test_each_freed_byte(MEMPOOL_OWNER_TAGS, is_at_top);
     }
     test_links();
+    test_rest();
     test_never_used();
     test_processes();
     OK(mempool_detach(pool));
