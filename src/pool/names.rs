@@ -33,6 +33,7 @@ impl Handle {
     pub fn bind(&self, name: impl AsRef<[u8]>, block: *const u8) -> Result<()> {
         let name = Name::new(name.as_ref())?;
         let granule = self.granule(block)?;
+        self.tell_shown(block);
         let answer = self.locked(|heap| {
             self.must_not_be_reaped(heap, granule)?;
             let names = self.directory(heap);
@@ -54,7 +55,7 @@ impl Handle {
         let name = Name::new(name.as_ref())?;
         self.locked(|heap| {
             let found = self.directory(heap).find(&name)?;
-            self.block(found.ok_or(Error::NotFound("no block has this name"))?)
+            self.found(found.ok_or(Error::NotFound("no block has this name"))?)
         })
     }
 
@@ -100,6 +101,7 @@ impl Handle {
     /// realloc. O(1) under the lock; O(names) if the old root has names, too.
     pub fn set_root(&self, block: *const u8) -> Result<()> {
         let granule = if block.is_null() { None } else { Some(self.granule(block)?) };
+        self.tell_shown(block);
         self.locked(|heap| {
             if let Some(granule) = granule {
                 self.must_not_be_reaped(heap, granule)?;
@@ -123,10 +125,17 @@ impl Handle {
         self.locked(|heap| {
             let Some(granule) = heap.root() else { return Ok(None) };
             if heap.block(granule).is_some_and(|(state, _)| state.is_bound()) {
-                return self.block(granule).map(Some);
+                return self.found(granule).map(Some);
             }
             Err(Error::Corrupted { what: "the root is no block", at: heap.first_link() as u64 })
         })
+    }
+
+    /// A block that another process may have made.
+    fn found(&self, granule: u32) -> Result<NonNull<u8>> {
+        let block = self.block(granule)?;
+        self.tell_seen(block.as_ptr());
+        Ok(block)
     }
 
     /// The names of the pool.
