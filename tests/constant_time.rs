@@ -259,8 +259,9 @@ fn every_other(population: Population) -> Counts {
         // Of the size of the free ones, smaller, and larger than all.
         let taken = [48, 16, 64, 100].map(|size| counted.malloc(size));
         taken.into_iter().rev().for_each(|block| counted.free(block));
-        let block = counted.aligned_alloc(64, 48);
-        counted.free(block);
+        // Several, so that blocks that lie well and blocks that do not are met, wherever the first lies.
+        let aligned: Vec<_> = (0..4).map(|_| counted.aligned_alloc(64, 48)).collect();
+        aligned.into_iter().rev().for_each(|block| counted.free(block));
     }
     for at in some(&live[..live.len() - 1]).collect::<Vec<_>>() {
         counted.grow(live[at], 96);

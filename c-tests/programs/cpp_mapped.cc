@@ -178,7 +178,7 @@ void test_options(const place &where) {
 
 // What a maker may leave when it dies is taken over; what others made is not touched.
 void test_leftovers(const place &where) {
-    const std::string formatting = "mempool\x9c"; // the first word that init writes
+    const std::string formatting = "formats\x9c"; // the first word that init writes
     for (std::size_t len : {std::size_t{0}, std::size_t{1000}, size, 3 * size}) {
         for (bool exclusive : {false, true}) {
             scratch ended(where);

@@ -216,7 +216,7 @@ static void test_no_room(void)
         status = mempool_bind(pool, name, block);
         CHECK(status == MEMPOOL_OK || status == MEMPOOL_ERR_OUT_OF_MEMORY);
     }
-    REFUSED(MEMPOOL_ERR_OUT_OF_MEMORY, "48 bytes", mempool_bind(pool, name, block));
+    REFUSED(MEMPOOL_ERR_OUT_OF_MEMORY, "34 bytes", mempool_bind(pool, name, block));
     CHECK(bound > 20 && see_all().count == bound - 1 && check_quiet(pool).failed_allocs == 2);
     OK(mempool_unbind(pool, "0"));
     OK(mempool_bind(pool, name, block));
