@@ -14,6 +14,7 @@ help:
 	@echo 'make test   runs every test; the last line is the count'
 	@echo 'make soak   the randomised and timed tests, each for SOAK_SECONDS (60)'
 	@echo 'make bench  builds other allocators and measures the pool beside them; BENCH_FLAGS=--quick takes a minute'
+	@echo 'make programs  times real programs with their heap in a pool beside other allocators'
 	@echo 'make fuzz   the fuzz targets, both at once, each for FUZZ_SECONDS (1800)'
 	@echo 'make coverage  which lines of src/ the tests execute; needs llvm-cov of the version of rustc'"'"'s LLVM'
 	@echo 'make tsan   the C programs with threads under the thread sanitizer, where there is a nightly Rust'
@@ -52,6 +53,9 @@ fuzz:
 coverage:
 	@tests/coverage.py
 
+programs:
+	python3 benches/programs.py
+
 tsan:
 	@tests/tsan
 
@@ -72,4 +76,4 @@ dist-check:
 clean:
 	rm -rf $(CARGO_TARGET_DIR) .venv
 
-.PHONY: help demo test soak bench fuzz coverage tsan docs dist dist-check clean
+.PHONY: help demo test soak bench programs fuzz coverage tsan docs dist dist-check clean

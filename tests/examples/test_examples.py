@@ -45,6 +45,10 @@ def test_cjson_refuses_what_does_not_fit(example):
     assert example("embed/cjson.c", *flags("libcjson")) == text
 
 
+def test_a_pmr_program_catches_that_its_pool_is_full(example):
+    assert example("embed/pmr.cpp") == "1000\nfull: out of memory\n1000\n0 blocks left\n"
+
+
 def test_the_bus_loses_nothing_while_its_users_are_killed(example):
     text = example("bus.c")
     found = re.fullmatch(r"100 kills, (\d+) messages, \d+ of them twice; 0 blocks besides the bus and \d unfinished messages\n", text)
