@@ -1,5 +1,6 @@
 //! A pool as the allocator of Rust's collections: layouts of every alignment, grown and shrunk at
 //! random with their bytes, and what it refuses.
+#![cfg(feature = "allocator-api2")]
 
 use allocator_api2::alloc::Allocator;
 use allocator_api2::vec::Vec;

@@ -599,9 +599,12 @@ class Pool:
             raise errors.last()
         return None
 
-    def unbind(self, name: str) -> None:
-        """Takes the name from its block, which stays. NotFound: there is no such name."""
-        need(_library.mempool_unbind(self.need_open(), _name(name)))
+    def unbind(self, name: str, block: Union[None, Block, int] = None) -> None:
+        """Takes the name from its block, which stays. NotFound: there is no such name, or it is not this block's."""
+        if block is None:
+            need(_library.mempool_unbind(self.need_open(), _name(name)))
+        else:
+            need(_library.mempool_unbind_from(self.need_open(), _name(name), self._of(block)))
 
     def names(self) -> Dict[str, int]:
         """All names, and the offsets of their blocks."""

@@ -299,6 +299,8 @@ def test_names_and_the_root(pool):
         pool.bind("täble", pool.malloc(1))
     with pytest.raises(mempool.Busy):
         pool.free(table)
+    with pool.malloc(1) as other, pytest.raises(mempool.NotFound):
+        pool.unbind("täble", other)
     pool.unbind("täble")
     with pytest.raises(mempool.NotFound):
         pool.unbind("täble")
