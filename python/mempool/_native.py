@@ -131,6 +131,7 @@ SIGNATURES: Dict[str, Tuple[Any, ...]] = {
     "mempool_bind": (Status, c_void_p, c_char_p, c_void_p),
     "mempool_find": (c_void_p, c_void_p, c_char_p),
     "mempool_unbind": (Status, c_void_p, c_char_p),
+    "mempool_unbind_from": (Status, c_void_p, c_char_p, c_void_p),
     "mempool_names": (Status, c_void_p, NameVisit, c_void_p),
 }
 
