@@ -224,6 +224,14 @@ def test_a_report_is_made_though_the_program_has_closed_its_errors(pooled):
     assert re.fullmatch(rb"mempool\[\d+\]: sort: \d+ KiB in \d+ blocks live at exit, .* resident\n", ended.stderr)
 
 
+def test_a_programs_own_descriptors_stay_its_own(build, pooled, place, tmp_path):
+    """What was the library's is the program's once it has closed all and opened others."""
+    program, file = build("closer.c"), tmp_path / "file"
+    ended = alone([RUN, "--library", LIBRARY, "--report", *place, program, file])
+    assert (ended.returncode, ended.stdout) == (0, b"0 0\n")
+    assert file.read_bytes() == b"" and ended.stderr == b""
+
+
 def test_what_is_misspelt_is_said(pooled):
     ended = alone(["env", "MEMPOOL_PRELOAD_SIZE=huge", "MEMPOOL_PRELOAD_SIZ=1G", f"LD_PRELOAD={LIBRARY}", "true"])
     assert ended.returncode == 0
