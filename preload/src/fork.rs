@@ -10,15 +10,17 @@
 //! Other threads of the parent do not wait. What they change meanwhile may be old or new in the
 //! child, whose only thread may not look at it anyway (POSIX: async-signal-safe functions only).
 
+use crate::descriptor::Kept;
 use crate::heap;
 use crate::memory::{map, Memory};
 use crate::text::say;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering::*};
 
 static ADDRESS: AtomicPtr<u8> = AtomicPtr::new(null_mut());
 static LEN: AtomicUsize = AtomicUsize::new(0);
-static FD: AtomicI32 = AtomicI32::new(-1);
+static OBJECT: Kept = Kept::none();
+static IS_SHARED: AtomicBool = AtomicBool::new(false);
 /// How many bytes may hold something.
 static USED: AtomicUsize = AtomicUsize::new(0);
 /// One fork at a time: 0 or 1, and the pipe of that one.
@@ -29,14 +31,15 @@ static PIPE: [AtomicI32; 2] = [const { AtomicI32::new(-1) }; 2];
 pub fn watch(memory: &Memory) {
     ADDRESS.store(memory.address, Relaxed);
     LEN.store(memory.len, Relaxed);
-    FD.store(memory.fd, Relaxed);
+    OBJECT.set(memory.fd);
+    IS_SHARED.store(true, Relaxed);
     // SAFETY: the functions live as long as the process.
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
 }
 
 /// Whether this process has the shared memory still, not a copy.
 pub fn is_shared() -> bool {
-    FD.load(Relaxed) >= 0
+    IS_SHARED.load(Relaxed)
 }
 
 extern "C" fn prepare() {
@@ -79,8 +82,7 @@ extern "C" fn parent() {
 }
 
 extern "C" fn child() {
-    let fd = FD.swap(-1, Relaxed);
-    if fd < 0 {
+    if !IS_SHARED.swap(false, Relaxed) {
         return;
     }
     let (address, len) = (ADDRESS.load(Relaxed), LEN.load(Relaxed));
@@ -92,7 +94,7 @@ extern "C" fn child() {
     let [from, to] = PIPE.each_ref().map(|end| end.swap(-1, Relaxed));
     // SAFETY: our descriptors.
     unsafe {
-        libc::close(fd);
+        libc::close(OBJECT.get());
         libc::close(from);
         libc::close(to);
     }

@@ -7,6 +7,7 @@
 //! | `text` | lines for the user, made without a heap |
 //! | `settings` | what the environment asks for |
 //! | `memory` | the pool's memory: private, shared, a file |
+//! | `descriptor` | a descriptor that the program may close and use again
 //! | `fork` | a child's own copy of shared memory |
 //! | `heap` | the pool of this process, made at the first call |
 //! | `calls` | `malloc`, `free` and their kin |
@@ -16,6 +17,7 @@
 
 mod arena;
 mod calls;
+mod descriptor;
 mod fork;
 mod heap;
 mod memory;

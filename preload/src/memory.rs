@@ -57,6 +57,15 @@ impl Memory {
         let path = &settings.path;
         let len = if settings.size == 0 { SHARED_LEN } else { settings.size };
         let fd = open(settings.place, path)?;
+        if holds_something_else(fd) {
+            say!(
+                "{}: holds something else, which is left alone: private memory instead",
+                path.text()
+            );
+            // SAFETY: ours.
+            unsafe { libc::close(fd) };
+            return None;
+        }
         // SAFETY: takes numbers only; the object is ours by the lock.
         let error = unsafe {
             libc::ftruncate(fd, 0);
@@ -122,6 +131,15 @@ fn open(place: Place, path: &Path) -> Option<i32> {
         return None;
     }
     Some(fd)
+}
+
+/// Whether there are bytes that no dead heap has left: a name that was mistyped, say.
+fn holds_something_else(fd: i32) -> bool {
+    let mut prefix = [0u8; 4096];
+    // SAFETY: the buffer is valid for its length.
+    let got = unsafe { libc::pread(fd, prefix.as_mut_ptr().cast(), prefix.len(), 0) };
+    // SAFETY: as many bytes are there.
+    got > 0 && unsafe { mempool::pool::peek(prefix.as_ptr(), got as usize) }.is_err()
 }
 
 /// New memory somewhere.

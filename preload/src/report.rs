@@ -1,18 +1,18 @@
 //! What is said at exit.
 
+use crate::descriptor::Kept;
 use crate::settings::{Place, Settings};
 use crate::text::{Bytes, Line};
 use crate::{fork, heap, memory};
 use core::fmt::Write;
-use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 /// Where the report goes: programs close their standard error before they end.
-static ERRORS: AtomicI32 = AtomicI32::new(-1);
+static ERRORS: Kept = Kept::none();
 
 /// Has [`end`] called when the program ends well, after all else.
 pub fn at_exit(settings: &Settings) {
     if settings.report && settings.report_path.is_empty() {
-        ERRORS.store(memory::high(libc::STDERR_FILENO), Relaxed);
+        ERRORS.set(memory::high(libc::STDERR_FILENO));
     }
     // SAFETY: the function lives as long as the process. Fails for want of memory only: then
     // nothing is said.
@@ -34,7 +34,7 @@ fn report() {
     let Some(pool) = heap::made() else { return };
     let Ok(stats) = pool.stats() else { return };
     let path = &heap::settings().report_path;
-    let mut fd = ERRORS.load(Relaxed);
+    let mut fd = ERRORS.get();
     if !path.is_empty() {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC;
         // SAFETY: the path ends with NUL.

@@ -143,7 +143,9 @@ class OffsetPtr:
         if distance == 1:
             return "NULL"
         target = self.value.type.template_argument(0)
-        return gdb.Value(int(self.value.address) + distance).cast(target.pointer()).format_string(symbols=True)
+        # The distance is unsigned, and wraps where the target lies before the pointer.
+        address = (int(self.value.address) + distance) % (1 << 64)
+        return gdb.Value(address).cast(target.pointer()).format_string(symbols=True)
 
 
 class Status:

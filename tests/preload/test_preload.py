@@ -170,6 +170,49 @@ def test_a_heap_can_be_looked_into_while_the_program_runs(build, pooled, tmp_pat
     path.unlink()
 
 
+@pytest.mark.parametrize("kind", ["shm", "file"])
+def test_what_is_no_heap_is_left_alone(pooled, tmp_path, kind):
+    name = f"mempool-test-other-{os.getpid()}"
+    path = Path("/dev/shm") / name if kind == "shm" else tmp_path / name
+    options = ["--size", "16M"] + (["--shm", f"/{name}"] if kind == "shm" else ["--file", path])
+    path.write_text("precious")
+    try:
+        ended = pooled.run("echo", "went on", options=options)
+        assert (ended.returncode, ended.stdout) == (0, b"went on\n")
+        assert b"holds something else, which is left alone: private memory instead" in ended.stderr
+        assert path.read_text() == "precious"
+    finally:
+        path.unlink()
+
+
+def test_the_library_is_found_from_anywhere(pooled, tmp_path):
+    """Through a link to the script, by a relative path; and a path that LD_PRELOAD cannot hold is refused."""
+    link = tmp_path / "run"
+    link.symlink_to(RUN)
+    tree = tmp_path / "tree"
+    for folder, file in (("bin", RUN), ("lib", LIBRARY)):
+        (tree / folder).mkdir(parents=True)
+        shutil.copy(file, tree / folder)
+    link.unlink()
+    link.symlink_to(tree / "bin" / RUN.name)
+    script = ["sh", "-c", "cd / && grep -c libmempool_preload /proc/self/maps"]
+    for command in ([link], [link, "--library", os.path.relpath(LIBRARY, tmp_path)]):
+        ended = alone([*command, *script], cwd=tmp_path)
+        assert (ended.returncode, ended.stderr) == (0, b"") and int(ended.stdout) > 0, command
+
+    tree = tree.rename(tmp_path / "a tree")
+    ended = alone([tree / "bin" / RUN.name, "echo", "ran"])
+    assert (ended.returncode, ended.stdout) == (2, b"") and b"takes no space or colon" in ended.stderr
+
+
+def test_options_take_their_values_either_way(pooled):
+    for options in (["--size", "48M"], ["--size=48M"]):
+        ended = alone([RUN, f"--library={LIBRARY}", *options, "--report", "true"])
+        assert ended.returncode == 0 and b" of 48 MiB;" in ended.stderr, ended.stderr
+    ended = alone([RUN, "--size"])
+    assert (ended.returncode, ended.stderr) == (2, b"mempool-run: --size needs a value; --help says which\n")
+
+
 def test_a_limit_is_a_limit(pooled):
     code = "try:\n    bytearray(100 << 20)\nexcept MemoryError:\n    print('none')\nprint(len(bytearray(1 << 20)))"
     ended = pooled.run(sys.executable, "-c", code, options=["--size", "48M"])
@@ -179,6 +222,14 @@ def test_a_limit_is_a_limit(pooled):
 def test_a_report_is_made_though_the_program_has_closed_its_errors(pooled):
     ended = alone([RUN, "--library", LIBRARY, "--report", "sort", "/dev/null"])
     assert re.fullmatch(rb"mempool\[\d+\]: sort: \d+ KiB in \d+ blocks live at exit, .* resident\n", ended.stderr)
+
+
+def test_a_programs_own_descriptors_stay_its_own(build, pooled, place, tmp_path):
+    """What was the library's is the program's once it has closed all and opened others."""
+    program, file = build("closer.c"), tmp_path / "file"
+    ended = alone([RUN, "--library", LIBRARY, "--report", *place, program, file])
+    assert (ended.returncode, ended.stdout) == (0, b"0 0\n")
+    assert file.read_bytes() == b"" and ended.stderr == b""
 
 
 def test_what_is_misspelt_is_said(pooled):
