@@ -105,7 +105,7 @@ def runners():
     ]  # fmt: skip
     # With debug assertions and overflow checks; and optimised, with the C programs.
     debug = Runner("debug", [*cargo, "--package", "mempool", "--features", "allocator-api2"], count_cargo)
-    release = Runner("release", [*cargo, "--release", "--workspace", *quick], count_cargo)
+    release = Runner("release", [*cargo, "--release", "--workspace", "--exclude", "mempool-preload", *quick], count_cargo)
     builds = [
         Runner("build debug", [*debug.command, "--no-run"], None),
         Runner("build release", [*release.command, "--no-run"], None),
