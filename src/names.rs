@@ -63,6 +63,11 @@ pub struct Name {
     len: u8,
 }
 
+/// How many bytes an entry takes.
+pub fn bytes_for(name: &Name) -> usize {
+    NAME_AT + name.bytes().len()
+}
+
 impl Name {
     /// A name of these bytes, if they can be one.
     pub fn new(bytes: &[u8]) -> Result<Name> {
@@ -151,7 +156,7 @@ impl<'a> Names<'a> {
 
     /// Granules of an entry for a name.
     pub fn granules_for(&self, name: &Name) -> Result<u32> {
-        let bytes = NAME_AT + name.bytes().len();
+        let bytes = bytes_for(name);
         self.geometry.granules_for(bytes).ok_or(Error::OutOfMemory { size: bytes as u64 })
     }
 

@@ -4,7 +4,7 @@ use super::Handle;
 use crate::error::{Error, Result};
 use crate::heap::Heap;
 use crate::map::State;
-use crate::names::{Name, Names};
+use crate::names::{bytes_for, Name, Names};
 use crate::owners::CONDEMNED;
 use core::ptr::NonNull;
 
@@ -47,7 +47,7 @@ impl Handle {
             heap.enter_name(entry, link);
             Ok(())
         });
-        self.count_failure(answer, name.bytes().len())
+        self.count_failure(answer, bytes_for(&name))
     }
 
     /// The block that has a name. O(log names) under the lock.
