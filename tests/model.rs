@@ -96,6 +96,8 @@ enum Op {
     /// The name's number.
     Bind(Pick, usize),
     Unbind(usize),
+    /// From this block, whether it has the name or not.
+    UnbindFrom(Pick, usize),
     SetRoot(Pick),
     NoRoot,
     /// largest_free is what fits, tried on a copy.
@@ -569,6 +571,12 @@ impl World {
                 self.unbind(&name(number));
                 Change::default()
             }
+            Op::UnbindFrom(pick, number) => {
+                if let Some((offset, _)) = self.pick(pick) {
+                    self.unbind_from(&name(number), offset);
+                }
+                Change::default()
+            }
             Op::SetRoot(pick) => {
                 if let Some((offset, _)) = self.pick(pick) {
                     assert_eq!(self.handle().set_root(self.at(offset)), Ok(()));
@@ -738,6 +746,15 @@ impl World {
         let answer = self.handle().unbind(name);
         let expected = self.names.remove(name).map(drop).ok_or(MEMPOOL_ERR_NOT_FOUND);
         assert_eq!(answer, expected, "unbind");
+    }
+
+    fn unbind_from(&mut self, name: &[u8], offset: u64) {
+        let answer = self.handle().unbind_from(name, self.at(offset));
+        if self.names.get(name) != Some(&offset) {
+            return assert_eq!(answer, Err(MEMPOOL_ERR_NOT_FOUND), "unbind_from another");
+        }
+        assert_eq!(answer, Ok(()), "unbind_from");
+        self.names.remove(name);
     }
 
     /// All names and the root, as they are found.
@@ -1222,6 +1239,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (pick(), any::<usize>()).prop_map(|(pick, delta)| Op::UsableSize(pick, delta)),
         8 => (pick(), 0..NAMES).prop_map(|(pick, name)| Op::Bind(pick, name)),
         6 => (0..NAMES).prop_map(Op::Unbind),
+        3 => (pick(), 0..NAMES).prop_map(|(pick, number)| Op::UnbindFrom(pick, number)),
         2 => pick().prop_map(Op::SetRoot),
         1 => Just(Op::NoRoot),
         5 => Just(Op::Probe),

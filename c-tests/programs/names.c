@@ -224,9 +224,9 @@ static void test_no_room(void)
 }
 
 /* The dead's blocks that have a name are kept; who is being reaped gets none. */
-static void test_reap(void)
+static void test_reap(uint32_t flags)
 {
-    begin(LEN, MEMPOOL_OWNER_TAGS);
+    begin(LEN, MEMPOOL_OWNER_TAGS | flags);
     pid_t child = fork_process();
     if (child == 0) {
         OK(mempool_bind(pool, "left", get(100)));
@@ -491,14 +491,14 @@ static uint64_t judge_lives(void)
     return calls;
 }
 
-static void test_killed(size_t len)
+static void test_killed(size_t len, uint32_t flags)
 {
-    begin(len, 0);
+    begin(len, flags);
     mempool_stats_t fresh = check_quiet(pool);
     lives = mempool_calloc(pool, 1, sizeof *lives);
     CHECK(lives != NULL);
     judge_lives();
-    uint64_t random = rng_seed(len), kills = 0, calls = 0, deadline_ns = now_ns() + run_ns() / 3;
+    uint64_t random = rng_seed(len), kills = 0, calls = 0, deadline_ns = now_ns() + run_ns() / 4;
     while (kills < 40 * KILLED || stats_of(pool).recoveries < 5 || now_ns() < deadline_ns) {
         pid_t children[KILLED];
         for (unsigned p = 0; p < KILLED; p++) {
@@ -525,18 +525,22 @@ static void test_killed(size_t len)
 int main(void)
 {
     buffer = map_shared(LEN);
-    for (int flags = 0; flags < 2; flags++) {
-        uint32_t caches = flags ? MEMPOOL_NO_THREAD_CACHES : 0;
-        test_refusals(caches);
-        test_bound(caches);
-        test_many(caches);
+    const uint32_t looks = MEMPOOL_GUARD | MEMPOOL_FILL_FREED;
+    const uint32_t each[] = {0, MEMPOOL_NO_THREAD_CACHES, looks};
+    for (size_t i = 0; i < COUNT_OF(each); i++) {
+        test_refusals(each[i]);
+        test_bound(each[i]);
+        test_many(each[i]);
     }
     test_refusals(MEMPOOL_OWNER_TAGS);
     test_no_room();
-    test_reap();
+    test_reap(0);
+    test_reap(looks);
     test_elsewhere();
     test_race();
-    test_killed(64 * KIB);
-    test_killed(LEN);
+    test_killed(64 * KIB, 0);
+    test_killed(LEN, 0);
+    test_killed(64 * KIB, looks);
+    test_killed(64 * KIB, looks | MEMPOOL_OWNER_TAGS);
     return PASSED();
 }

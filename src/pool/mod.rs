@@ -352,6 +352,7 @@ impl Handle {
         if block.is_null() {
             return Ok(());
         }
+        let _hush = watch::hush();
         let answer = self.granule(block).and_then(|granule| {
             self.is_here()?;
             let heap = self.heap();
@@ -391,6 +392,7 @@ impl Handle {
 
     /// The bytes that a live block holds; 0 for any other pointer. O(1), takes no lock.
     pub fn usable_size(&self, block: *const u8) -> usize {
+        let _hush = watch::hush();
         let size = || -> Result<usize> {
             self.is_here()?;
             let granule = self.granule(block)?;

@@ -148,10 +148,10 @@ impl Handle {
         }
     }
 
-    /// All of a live block may be used.
+    /// All of a live block may be used, but for its guard.
     #[inline(always)]
     pub(super) fn tell_widened(&self, granule: u32) {
-        if watch::ON {
+        if watch::ON && !self.heap().is_guarded() {
             if let Some((at, len)) = self.live(granule) {
                 watch::widened(at, len);
             }

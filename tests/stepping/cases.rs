@@ -13,6 +13,8 @@ const SMALL: usize = 32 * KIB;
 const CACHED: usize = 256 * KIB;
 /// One of which all bytes are looked at.
 const FILLED: usize = KIB;
+/// The same, with room for names.
+const NAMED: usize = 2 * KIB;
 /// The longest of all.
 pub const LEN_MAX: usize = CACHED;
 
@@ -381,6 +383,31 @@ fn looks() -> Vec<Case> {
             s.must_step(Call::FreeAll);
         })
         .called("filled"),
+        look("looks-names", NAMED, MEMPOOL_GUARD | MEMPOOL_FILL_FREED, |s| {
+            let [a, b, c, _] = s.get_all([40, 72, 40, 16]);
+            s.put(c);
+            s.must_step(Call::Bind { slot: a, name: 0 }); // where c was
+            s.must_step(Call::Bind { slot: a, name: 6 });
+            s.must_step(Call::Bind { slot: b, name: 1 });
+            s.must_step(Call::Realloc { slot: a, size: 16 }); // a rest is left
+            s.must_step(Call::Expand { slot: a, size: 40 });
+            s.step(Call::Realloc { slot: a, size: 200 });
+            s.step(Call::UnbindFrom { slot: b, name: 0 });
+            s.must_step(Call::UnbindFrom { slot: a, name: 0 });
+            s.must_step(Call::Unbind { name: 1 });
+            s.must_step(Call::SetRoot { slot: b });
+            s.must_step(Call::SetRoot { slot: a });
+            s.must_step(Call::Free { slot: b });
+            s.must_step(Call::FreeAll);
+        })
+        .called("filled, with names"),
+        look("looks-owned", NAMED, MEMPOOL_GUARD | MEMPOOL_FILL_FREED | MEMPOOL_OWNER_TAGS, |s| {
+            let [a, _] = s.get_all([40, 16]);
+            s.must_step(Call::Bind { slot: a, name: 0 });
+            s.must_step(Call::Realloc { slot: a, size: 16 });
+            s.must_step(Call::UnbindFrom { slot: a, name: 0 });
+            s.must_step(Call::Realloc { slot: a, size: 200 });
+        }),
     ]
 }
 

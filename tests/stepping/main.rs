@@ -42,7 +42,7 @@ use walk::{Extent, Only, Walker};
 
 /// What must have been stepped through, by how rows of the table begin: a scene that has come to do
 /// something else, since the library has changed, is to be noticed.
-const OPERATIONS: [&str; 52] = [
+const OPERATIONS: [&str; 55] = [
     "malloc, cache",
     "malloc, cache, from the heap",
     "malloc, cache, from the heap, cache claimed",
@@ -79,11 +79,14 @@ const OPERATIONS: [&str; 52] = [
     "unbind, a block's last",
     "unbind, the last but one",
     "unbind, one of several",
+    "unbind_from, the last but one",
+    "unbind_from, fails",
     "set_root, the first",
     "set_root, another",
     "set_root, another, a name is left",
     "set_root, none",
     "free_all, with names",
+    "free_all, filled, with names",
     "free_all, with names and caches",
     "free_all, with caches",
     "trim, a cache and the depot",

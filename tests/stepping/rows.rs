@@ -21,6 +21,7 @@ pub fn row(theatre: &Theatre, scene: &Scene, status: Status, block: u64, before:
         Call::Expand { .. } => "expand",
         Call::Bind { .. } => "bind",
         Call::Unbind { .. } => "unbind",
+        Call::UnbindFrom { .. } => "unbind_from",
         Call::SetRoot { .. } | Call::NoRoot => "set_root",
         Call::FreeAll => "free_all",
         Call::Trim => "trim",
@@ -74,7 +75,7 @@ fn way_of_names(scene: &Scene) -> &'static str {
     match scene.call {
         Call::Bind { slot, .. } if scene.reasons(&old, slot) == 0 => "a block's first",
         Call::Bind { .. } => "another",
-        Call::Unbind { name } => match scene.reasons(&new, old.names[name] - 1) {
+        Call::Unbind { name } | Call::UnbindFrom { name, .. } => match scene.reasons(&new, old.names[name] - 1) {
             0 => "a block's last",
             1 => "the last but one",
             _ => "one of several",

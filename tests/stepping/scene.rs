@@ -61,6 +61,11 @@ pub enum Call {
     Unbind {
         name: usize,
     },
+    /// Takes a name from this block.
+    UnbindFrom {
+        slot: usize,
+        name: usize,
+    },
     SetRoot {
         slot: usize,
     },
@@ -123,9 +128,11 @@ impl Call {
             Call::Realloc { slot, size } | Call::Expand { slot, size } => {
                 Effect::Replaces { slot, size }
             }
-            Call::Bind { .. } | Call::Unbind { .. } | Call::SetRoot { .. } | Call::NoRoot => {
-                Effect::Names
-            }
+            Call::Bind { .. }
+            | Call::Unbind { .. }
+            | Call::UnbindFrom { .. }
+            | Call::SetRoot { .. }
+            | Call::NoRoot => Effect::Names,
             Call::FreeAll => Effect::RemovesAll,
             Call::Init | Call::Open => Effect::Birth,
             Call::Release => Effect::End,
@@ -222,7 +229,7 @@ impl Scene {
         let mut after = self.bound;
         match self.call {
             Call::Bind { slot, name } => after.names[name] = slot + 1,
-            Call::Unbind { name } => after.names[name] = 0,
+            Call::Unbind { name } | Call::UnbindFrom { name, .. } => after.names[name] = 0,
             Call::SetRoot { slot } => after.root = slot + 1,
             Call::NoRoot => after.root = 0,
             Call::FreeAll => after = Bound::default(),

@@ -271,9 +271,11 @@ impl<'a> Stage<'a> {
                     let status = self.inside(|| mempool_expand(pool, old, size));
                     (status, self.scene().known[slot].offset)
                 }
-                Call::Bind { .. } | Call::Unbind { .. } | Call::SetRoot { .. } | Call::NoRoot => {
-                    (self.perform_on_names(call), 0)
-                }
+                Call::Bind { .. }
+                | Call::Unbind { .. }
+                | Call::UnbindFrom { .. }
+                | Call::SetRoot { .. }
+                | Call::NoRoot => (self.perform_on_names(call), 0),
                 _ => (self.perform_on_pool(call), 0),
             }
         }
@@ -294,6 +296,10 @@ impl<'a> Stage<'a> {
                 Call::Unbind { name } => {
                     let name = text(name);
                     self.inside(|| mempool_unbind(pool, name.as_ptr()))
+                }
+                Call::UnbindFrom { slot, name } => {
+                    let (name, block) = (text(name), place(slot));
+                    self.inside(|| mempool_unbind_from(pool, name.as_ptr(), block))
                 }
                 Call::SetRoot { slot } => {
                     let block = place(slot);

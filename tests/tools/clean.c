@@ -17,6 +17,13 @@ static void use(const unsigned char *bytes, size_t len)
 
 /* ---- one process: each call, in a buffer of unwritten memory ---- */
 
+static bool use_name(const char *name, uint64_t offset, void *shown)
+{
+    use((const unsigned char *)name, strlen(name));
+    ++*(unsigned *)shown;
+    return offset != 0;
+}
+
 static void each_call(mempool_t *pool)
 {
     unsigned char *a = mempool_malloc(pool, 100), *b = mempool_calloc(pool, 3, 33);
@@ -63,6 +70,22 @@ static void each_call(mempool_t *pool)
     OK(mempool_free_from(pool, &slots[0]));
     OK(mempool_free(pool, mempool_pointer(pool, slots[1])));
 
+    OK(mempool_bind(pool, "some name", a));
+    OK(mempool_bind(pool, "another, which is so much longer that it takes a block of another size", a));
+    OK(mempool_set_root(pool, d));
+    CHECK(mempool_find(pool, "some name") == a && mempool_root(pool) == d);
+    REFUSED(MEMPOOL_ERR_BUSY, "", mempool_free(pool, a));
+    use(a, 10);
+    a = mempool_realloc(pool, a, 9);
+    CHECK(a != NULL);
+    use(a, 9);
+    unsigned shown = 0;
+    OK(mempool_names(pool, use_name, &shown));
+    CHECK(shown == 2);
+    OK(mempool_unbind(pool, "some name"));
+    OK(mempool_unbind_from(pool, "another, which is so much longer that it takes a block of another size", a));
+    OK(mempool_set_root(pool, NULL));
+
     OK(mempool_free(pool, a));
     REFUSED(MEMPOOL_ERR_NOT_ALLOCATED, "", mempool_free(pool, a));
     OK(mempool_free_sized(pool, b, 99));
@@ -77,11 +100,12 @@ static void test_calls(void)
     size_t len = 1 * MIB;
     unsigned char *buffer = malloc(len + 8); /* nothing in it was written */
     CHECK(buffer != NULL);
-    for (unsigned i = 0; i < 6; i++) { /* each over the remains of the last */
+    static const uint32_t looks[] = {0, 0, MEMPOOL_GUARD, MEMPOOL_FILL_FREED, MEMPOOL_GUARD | MEMPOOL_FILL_FREED};
+    for (unsigned i = 0; i < 6 * COUNT_OF(looks); i++) { /* each over the remains of the last */
         mempool_options_t options = MEMPOOL_OPTIONS_INIT;
-        options.align = (size_t)8 << i;
+        options.align = (size_t)8 << i % 6;
         options.start = 100 * i;
-        options.flags = i % 2 ? MEMPOOL_NO_THREAD_CACHES : MEMPOOL_OWNER_TAGS;
+        options.flags = looks[i / 6] | (i % 2 ? MEMPOOL_NO_THREAD_CACHES : MEMPOOL_OWNER_TAGS);
         mempool_t *pool = new_pool(buffer + 8, len, &options);
         each_call(pool);
         each_call(pool);
