@@ -1277,7 +1277,12 @@ class mapped_pool {
         }
         int descriptor = where.open(O_RDWR | O_CREAT | O_EXCL, mode);
         is_new = descriptor >= 0;
-        return is_new || errno != EEXIST ? descriptor : where.open(O_RDWR | O_CREAT, mode);
+        if (is_new || errno != EEXIST) {
+            return descriptor;
+        }
+        // Without O_CREAT first, which fs.protected_regular refuses for another user's file.
+        descriptor = where.open(O_RDWR, 0);
+        return descriptor >= 0 || errno != ENOENT ? descriptor : where.open(O_RDWR | O_CREAT, mode);
     }
 
     // Maps a finished pool: true. There is none, or none yet: false. It looks by reading: who makes

@@ -137,15 +137,16 @@ class Pool:
         """The pool in a file, which outlives the processes. With a size one is made where there is none (exactly once,
         whoever else tries); a file that is there keeps its own length. `created` tells.
         """
-        segment = shared.open_file(path, size, reserve)
+        wanted = _options(**options)
 
         def enter(pool: "Pool") -> None:
             if size is None:
-                pool._attach_segment(segment, options.get("start", 0))
+                pool._attach_segment(segment, wanted.start)
             else:
-                pool._ensure(segment.memory, options.get("start", 0), _options(**options))
+                pool._ensure(segment.memory, wanted.start, wanted)
 
-        return cls.__new__(cls)._in_segment(segment, enter)
+        with shared.open_file(path, size, reserve, wanted.start) as segment:
+            return cls.__new__(cls)._in_segment(segment, enter)
 
     def _attach_segment(self, segment: shared.Segment, start: int) -> None:
         options = _options(start)

@@ -5,15 +5,18 @@ same name. It is not opened *through* that class, because before Python 3.13 eve
 tells its resource tracker to remove it, so that a mere visitor that ends takes the memory from its creator.
 """
 
+import contextlib
+import ctypes
+import fcntl
 import mmap
 import os
 import secrets
 import threading
 import weakref
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
 
-from . import errors
+from . import _native, errors
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -44,7 +47,10 @@ class Segment:
             resource_tracker.register("/" + name, "shared_memory")
             self._unlink = weakref.finalize(self, _unlink, name, os.getpid())
         try:
-            self.memory = mmap.mmap(fd, os.fstat(fd).st_size)
+            length = os.fstat(fd).st_size
+            if length == 0:
+                raise errors.NotAPool(f"{name} is empty: nobody has made a pool in it yet")
+            self.memory = mmap.mmap(fd, length)
         except BaseException:
             self.unlink()
             raise
@@ -95,19 +101,42 @@ def open_shared(name: str) -> Segment:
     return Segment("shm", os.path.basename(path), os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
 
 
-def open_file(path: "str | os.PathLike[str]", size: Optional[int], reserve: bool) -> Segment:
-    """The file, made and given its size if it is not there or empty; else as long as it is."""
-    flags = os.O_RDWR | os.O_CLOEXEC | (0 if size is None else os.O_CREAT)
-    fd = os.open(path, flags, 0o666)
+@contextlib.contextmanager
+def open_file(
+    path: "str | os.PathLike[str]", size: Optional[int], reserve: bool, start: int = 0
+) -> Iterator[Segment]:
+    """The file, made and given its size if it is not there or empty; else as long as it is.
+
+    Where no finished pool is it stays locked for the `with` block, in which whoever makes the pool formats it (flock, as
+    mempool.hpp does): another maker could shorten it meanwhile.
+    """
+    fd = _open_or_make(path) if size is not None else os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    locked = False
     try:
-        if os.fstat(fd).st_size == 0 and size is not None:
-            _resize(fd, size, reserve)
-        if os.fstat(fd).st_size == 0:
-            raise errors.NotAPool(f"{os.fspath(path)} is empty")
-    except BaseException:
+        if size is not None and not _is_pool(fd, start):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            locked = True
+            if os.fstat(fd).st_size == 0:
+                _resize(fd, size, reserve)
+        yield Segment("file", os.path.abspath(os.fspath(path)), os.dup(fd))
+    finally:
+        if locked:
+            fcntl.flock(fd, fcntl.LOCK_UN)  # by name: the mapping keeps the file open
         os.close(fd)
-        raise
-    return Segment("file", os.path.abspath(os.fspath(path)), fd)
+
+
+def _open_or_make(path: "str | os.PathLike[str]") -> int:
+    """Not by O_CREAT alone: where fs.protected_regular is set that is refused for another user's file, there or not."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+
+def _is_pool(fd: int, start: int) -> bool:
+    """Whether a finished pool begins there, of whose header the first few hundred bytes tell."""
+    prefix = os.pread(fd, 1024, start)
+    return bool(_native.library.mempool_peek(prefix, len(prefix), ctypes.byref(ctypes.c_uint64())) == 0)
 
 
 def _resize(fd: int, size: int, reserve: bool) -> None:

@@ -90,6 +90,56 @@ def test_a_pool_travels_and_the_child_leaves_it_alone(pool, processes):
     assert bytes(block.view) == b"child" and os.path.exists("/dev/shm/" + pool.name)
 
 
+def test_who_opens_before_there_is_a_pool_is_told_so(tmp_path):
+    name = f"mempool-test-empty-{os.getpid()}"
+    for path, visit in ((f"/dev/shm/{name}", lambda: mempool.Pool.open(name)), (tmp_path / "file", None)):
+        with open(path, "w"):
+            pass
+        try:
+            with pytest.raises(mempool.NotAPool, match="is empty"):
+                visit() if visit else mempool.Pool.file(path)
+        finally:
+            os.unlink(path)
+
+
+def test_a_misspelt_option_makes_no_file(tmp_path):
+    for size in (None, 1 << 16):
+        with pytest.raises(TypeError):
+            mempool.Pool.file(tmp_path / "pool", size, max_thread=3)
+    assert not os.listdir(tmp_path)
+
+
+def test_two_makers_of_one_file_agree_on_its_length(tmp_path):
+    """One is held up when it has seen that the file is empty. The other may not make it long, and then find it short."""
+    code = """
+import sys, threading, mempool
+from mempool import shared
+seen, go, resize = threading.Event(), threading.Event(), shared._resize
+def slow(*arguments):
+    if not seen.is_set():
+        seen.set()
+        go.wait(30)
+    resize(*arguments)
+shared._resize = slow
+pools = []
+def make(size):
+    pools.append(mempool.Pool.file(sys.argv[1], size))
+first = threading.Thread(target=make, args=(1 << 16,))
+first.start()
+seen.wait(30)
+second = threading.Thread(target=make, args=(1 << 24,))
+second.start()
+second.join(0.3)
+go.set()
+first.join(30), second.join(30)
+for pool in pools:
+    pool.array("u8", 1000, fill=1)
+    pool.check()
+print(sorted(pool.created for pool in pools), {pool.id for pool in pools} == {pools[0].id}, {len(pool.memory) for pool in pools})
+"""
+    assert alone(code, tmp_path / "file") == ("[False, True] True {65536}\n", "")
+
+
 def test_a_stranger_that_opens_and_ends_leaves_the_pool():
     """Before Python 3.13 the resource tracker of a process that opened a SharedMemory removes it."""
     with mempool.Pool.create(None, 1 << 20) as pool:
