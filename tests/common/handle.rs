@@ -243,6 +243,12 @@ impl Handle {
         judged(unsafe { mempool_unbind(self.0, c_name(name).as_ptr()) })
     }
 
+    pub fn unbind_from(self, name: &[u8], block: *const u8) -> Result<(), Status> {
+        let (name, block) = (c_name(name), block.cast_mut().cast());
+        // SAFETY: as in `realloc`; a C string.
+        judged(unsafe { mempool_unbind_from(self.0, name.as_ptr(), block) })
+    }
+
     /// All names, in order, with the offsets of their blocks.
     pub fn names(self) -> Result<Vec<(Vec<u8>, u64)>, Status> {
         let mut names: Vec<(Vec<u8>, u64)> = Vec::new();
