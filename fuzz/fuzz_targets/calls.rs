@@ -5,14 +5,23 @@
 //! nothing: new calls take free ones, so that the corpus keeps its meaning.
 #![no_main]
 
+#[path = "calls/magazines.rs"]
+mod magazines;
+#[path = "calls/names.rs"]
+mod names;
+#[path = "calls/writes.rs"]
+mod writes;
+
 use ::mempool::abi::*;
+use ::mempool::layout::GUARD_BYTES;
 use libfuzzer_sys::fuzz_target;
 use mempool_fuzz::buffer::Buffer;
 use mempool_fuzz::crew::{self, Walk, Who};
 use mempool_fuzz::handle::{self, Options, Stats};
-use mempool_fuzz::setup::{Setup, LATER};
+use mempool_fuzz::setup::Setup;
 use mempool_fuzz::{owners, stamp, Handle, Input};
 use std::collections::BTreeMap;
+use writes::Writes;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some(world) = World::new(Input::new(bytes)) {
@@ -43,6 +52,10 @@ struct World {
     live: BTreeMap<u64, Live>,
     /// What is in the slots of the shelves, by offset of the slot, unless it is 0.
     slots: BTreeMap<u64, u64>,
+    /// Where the block lies that has it.
+    names: BTreeMap<Vec<u8>, u64>,
+    root: Option<u64>,
+    writes: Writes,
     /// Blocks that were freed, the last ones.
     freed: Vec<u64>,
     seeds: u64,
@@ -77,17 +90,9 @@ impl Walk for World {
 
 impl World {
     fn new(mut input: Input) -> Option<World> {
-        let Setup { mut options, buffer } = Setup::choose(&mut input)?;
-        let len = buffer.len();
-        let base = buffer.base(0);
-        let first = match handle::init(base, len, &options) {
-            Ok(handle) => handle,
-            Err(MEMPOOL_ERR_INVALID_ARGUMENT) if options.flags & LATER != 0 => {
-                options.flags &= !LATER;
-                handle::init(base, len, &options).expect("init")
-            }
-            Err(status) => panic!("init: {status}: {}", handle::last_message()),
-        };
+        let Setup { options, buffer } = Setup::choose(&mut input)?;
+        let first = handle::init(buffer.base(0), buffer.len(), &options)
+            .unwrap_or_else(|status| panic!("init: {status}: {}", handle::last_message()));
         let handles = [first, attach(&buffer, 1, &options)];
         let after_init = first.stats();
         Some(World {
@@ -101,6 +106,9 @@ impl World {
             after_init,
             live: BTreeMap::new(),
             slots: BTreeMap::new(),
+            names: BTreeMap::new(),
+            root: None,
+            writes: Writes::new(after_init.top),
             freed: Vec::new(),
             seeds: 0,
             label: None,
@@ -158,6 +166,16 @@ impl World {
             45 => self.begin_anew(),
             46 => self.bad_arguments(),
             47 => self.look_from_outside(),
+            48 | 49 => self.bind_one(),
+            50 => self.bind_many(),
+            51 => self.unbind(),
+            52 => self.unbind_from(),
+            53 => self.unbind_on_the_way(),
+            54 => self.set_root(),
+            55 => self.look_up(),
+            56 => self.bad_name(),
+            57 => self.write_behind(),
+            58 => self.write_free(),
             _ => {}
         }
     }
@@ -170,14 +188,16 @@ impl World {
         let (offset, usable) = (pool.offset(block), pool.usable_size(block));
         assert!(usable >= asked, "{usable} bytes instead of {asked}");
         assert!(offset >= self.after_init.top, "in the pool's own bytes");
-        let end = offset + usable as u64;
+        let end = offset + self.least(asked, usable);
         assert!(end <= self.end_of_blocks(), "over the end");
         let alignment = self.granule.min(4096);
         assert_eq!(block.addr() % alignment, 0, "misaligned");
         if let Some((&before, live)) = self.live.range(..end).next_back() {
-            assert!(before + live.usable as u64 <= offset, "{offset:#x} overlaps {before:#x}");
+            let end = before + self.least(live.asked, live.usable);
+            assert!(end <= offset, "{offset:#x} overlaps {before:#x}");
         }
         assert!(!self.is_loose(asked, usable), "{usable} bytes for {asked}");
+        self.writes.must_miss(offset..end);
         let live = Live { asked, usable, seed: None, is_owned: self.has_owners() };
         self.live.insert(offset, live);
         if stamp {
@@ -186,13 +206,36 @@ impl World {
         offset
     }
 
-    /// Whether a block is longer than rounding makes it: by more than an eighth, and what is too
-    /// little to split off.
+    /// The bytes of the pool that a block takes at least.
+    fn least(&self, asked: usize, usable: usize) -> u64 {
+        if self.has(MEMPOOL_GUARD) {
+            (asked + GUARD_BYTES).next_multiple_of(self.granule) as u64
+        } else {
+            usable as u64
+        }
+    }
+
+    /// Whether a block is longer than rounding makes it: with a guard, at all.
     fn is_loose(&self, asked: usize, usable: usize) -> bool {
-        let most = asked.next_multiple_of(self.granule) + self.options.min_split.max(16);
-        // A guard takes bytes of its own.
-        let most = most + if self.has(MEMPOOL_GUARD) { 64 } else { 0 };
-        usable > most + most / 8 + self.granule && !self.has(MEMPOOL_NO_SPLIT)
+        if self.has(MEMPOOL_GUARD) {
+            return usable != asked;
+        }
+        self.is_wasteful(asked, usable)
+    }
+
+    /// Whether so many bytes are more than rounding makes of these: by more than an eighth, and what
+    /// is too little to split off.
+    fn is_wasteful(&self, bytes: usize, whole: usize) -> bool {
+        let most = bytes.next_multiple_of(self.granule) + self.options.min_split.max(16);
+        whole > most + most / 8 + self.granule && !self.has(MEMPOOL_NO_SPLIT)
+    }
+
+    /// Whether an empty pool had room for so many bytes.
+    fn could_be(&self, size: usize) -> bool {
+        let guard = if self.has(MEMPOOL_GUARD) { GUARD_BYTES } else { 0 };
+        let needed =
+            size.checked_add(guard).and_then(|size| size.checked_next_multiple_of(self.granule));
+        needed.is_some_and(|needed| needed as u64 <= self.after_init.available)
     }
 
     fn end_of_blocks(&self) -> u64 {
@@ -222,8 +265,29 @@ impl World {
     fn must_be_whole(&self, offset: u64) {
         let live = &self.live[&offset];
         let block = self.pointer(offset);
-        assert_eq!(self.pool().usable_size(block), live.usable, "{offset:#x} has changed");
+        let usable = if self.writes.hides_size(offset) { 0 } else { live.usable };
+        assert_eq!(self.pool().usable_size(block), usable, "{offset:#x} has changed");
         self.must_have(block, live, live.usable);
+    }
+
+    /// What a call that would end a block must say.
+    fn ends(&self, offset: u64) -> Result<(), i32> {
+        if self.is_bound(offset) {
+            return Err(MEMPOOL_ERR_BUSY);
+        }
+        self.writes.told_of(offset)
+    }
+
+    /// A call was to free a block, and has if it could.
+    fn must_end(&mut self, offset: u64, answer: Result<(), i32>) {
+        assert_eq!(answer, self.ends(offset), "{offset:#x}: {}", handle::last_message());
+        match answer {
+            Ok(()) => {
+                self.must_be_filled(offset);
+                self.forget(offset);
+            }
+            Err(_) => self.must_be_whole(offset),
+        }
     }
 
     fn forget(&mut self, offset: u64) {
@@ -238,6 +302,7 @@ impl World {
 
     /// No call for so many bytes may succeed now.
     fn must_be_full(&self, size: usize) {
+        let size = size.saturating_add(if self.has(MEMPOOL_GUARD) { GUARD_BYTES } else { 0 });
         let compact = !self.has(MEMPOOL_NO_COMPACT);
         let (mut run, mut longest, mut at) = (0u64, 0, self.after_init.top);
         for block in self.pool().walk() {
@@ -264,7 +329,10 @@ impl World {
                 self.must_be_full(size);
                 None
             }
-            Err(status) => panic!("{status}: {}", handle::last_message()),
+            Err(status) => {
+                self.must_be_told(status);
+                None
+            }
         }
     }
 
@@ -310,15 +378,15 @@ impl World {
             Err(MEMPOOL_ERR_OUT_OF_MEMORY) => {
                 self.must_be_full(size.saturating_add(alignment + self.granule))
             }
-            Err(status) => panic!("{status}: {}", handle::last_message()),
+            Err(status) => self.must_be_told(status),
         }
     }
 
     fn free(&mut self) {
         if let Some(offset) = self.pick() {
             self.must_be_whole(offset);
-            self.pool().free(self.pointer(offset)).expect("free");
-            self.forget(offset);
+            let answer = self.pool().free(self.pointer(offset));
+            self.must_end(offset, answer);
         }
     }
 
@@ -328,6 +396,8 @@ impl World {
         let live = self.live[&offset];
         let (block, size) = (self.pointer(offset), self.input.size(self.granule));
         let wrong = match size {
+            // What was written behind it may be told first.
+            _ if self.writes.told_of(offset).is_err() => None,
             0 => Some(0),
             size if size > live.usable || self.is_loose(size, live.usable) => Some(size),
             _ => None,
@@ -336,8 +406,8 @@ impl World {
             let answer = self.pool().free_sized(block, wrong);
             assert_eq!(answer, Err(MEMPOOL_ERR_INVALID_ARGUMENT), "{wrong} of {}", live.usable);
         }
-        self.pool().free_sized(block, live.asked).expect("free_sized");
-        self.forget(offset);
+        let answer = self.pool().free_sized(block, live.asked);
+        self.must_end(offset, answer);
     }
 
     fn realloc(&mut self) {
@@ -345,8 +415,11 @@ impl World {
         let (live, size) = (self.live[&offset], self.input.size(self.granule));
         let shelf = self.slots_of(offset);
         self.must_be_whole(offset);
+        let (is_bound, told) = (self.is_bound(offset), self.writes.told_of(offset));
         match self.pool().realloc(self.pointer(offset), size) {
             Ok(block) => {
+                assert_eq!(told, Ok(()), "written behind");
+                assert!(!is_bound || self.pool().offset(block) == offset, "it moves with a name");
                 self.must_have(block, &live, live.usable.min(size));
                 self.must_hold(block, &shelf, size);
                 self.forget(offset);
@@ -355,10 +428,21 @@ impl World {
             Err(MEMPOOL_ERR_INVALID_ARGUMENT) if size == 0 => self.must_be_whole(offset),
             Err(MEMPOOL_ERR_OUT_OF_MEMORY) => {
                 assert!(size > live.usable, "it is as long as that");
+                let is_first = is_bound || told.is_err();
+                assert!(!is_first || !self.could_be(size), "something else comes first");
                 self.must_be_whole(offset);
                 self.must_be_full(size);
             }
-            Err(status) => panic!("{status}: {}", handle::last_message()),
+            Err(MEMPOOL_ERR_BUSY) => {
+                assert!(is_bound, "it has no name");
+                self.must_be_whole(offset);
+            }
+            Err(status) => {
+                if told != Err(status) {
+                    self.must_be_told(status);
+                }
+                self.must_be_whole(offset);
+            }
         }
     }
 
@@ -367,7 +451,12 @@ impl World {
         let (live, size) = (self.live[&offset], self.input.size(self.granule));
         self.must_be_whole(offset);
         let block = self.pointer(offset);
+        let told = self.writes.told_of(offset);
         match self.pool().expand(block, size) {
+            answer if told.is_err() => {
+                assert_eq!(answer, told, "{}", handle::last_message());
+                self.must_be_whole(offset);
+            }
             Ok(()) => {
                 self.must_have(block, &live, live.usable);
                 let shelf = self.slots_of(offset);
@@ -382,7 +471,10 @@ impl World {
                 assert!(size > live.usable);
                 self.must_be_whole(offset);
             }
-            Err(status) => panic!("{status}: {}", handle::last_message()),
+            Err(status) => {
+                self.must_be_told(status);
+                self.must_be_whole(offset);
+            }
         }
     }
 
@@ -398,14 +490,16 @@ impl World {
             .collect();
         let step = 1 + usize::from(how) % 3;
         for offset in blocks.into_iter().step_by(step) {
-            self.pool().free(self.pointer(offset)).expect("free");
-            self.forget(offset);
+            let answer = self.pool().free(self.pointer(offset));
+            self.must_end(offset, answer);
         }
     }
 
     fn free_all(&mut self) {
         self.live.keys().for_each(|&offset| self.must_be_whole(offset));
+        let top = self.pool().stats().top;
         self.pool().free_all().expect("free_all");
+        self.writes.all_freed(top);
         self.forget_all();
         self.judge();
         assert_eq!(self.pool().stats().top, self.after_init.top, "all is above top");
@@ -414,24 +508,32 @@ impl World {
     fn forget_all(&mut self) {
         self.live.clear();
         self.slots.clear();
+        self.names.clear();
+        self.root = None;
     }
 
     fn free_on_the_way(&mut self) {
         let every = u64::from(self.input.u8() % 7) + 1;
         let mut count = 0;
-        let mut seen = Vec::new();
+        let (mut seen, mut chosen) = (Vec::new(), Vec::new());
         let mut choose = |offset, size| {
             seen.push((offset, size));
             count += 1;
-            count % every == 0
+            let is_chosen = count % every == 0;
+            if is_chosen {
+                chosen.push(offset);
+            }
+            is_chosen
         };
         self.live.keys().for_each(|&offset| self.must_be_whole(offset));
         let freed = self.pool().free_on_the_way(&mut choose).expect("walk");
         let mine = self.live.iter().map(|(&offset, live)| (offset, live.usable));
         let shown = seen.iter().map(|&(offset, size)| (offset, size as usize));
         assert!(self.has(MEMPOOL_GUARD) || shown.eq(mine), "shown is what is live");
-        assert_eq!(freed.len(), self.live.len() / every as usize);
-        freed.into_iter().for_each(|offset| self.forget(offset));
+        assert_eq!(chosen.len(), self.live.len() / every as usize);
+        chosen.retain(|&offset| self.ends(offset).is_ok());
+        assert_eq!(freed, chosen, "freed is what may be");
+        freed.into_iter().for_each(|offset| self.must_end(offset, Ok(())));
     }
 
     // ---- What is no block ----
@@ -442,7 +544,10 @@ impl World {
         let base = self.buffer.base(self.now);
         let some = self.input.u32() as usize;
         let offset = match self.input.u8() % 6 {
-            0 => self.freed.get(some % 16).map_or(0, |&offset| offset as usize),
+            0 => match self.freed.get(some % 16) {
+                Some(&offset) => offset as usize,
+                None => self.own_block(some),
+            },
             1 => match self.pick() {
                 Some(offset) => offset as usize + 1 + some % self.live[&offset].usable,
                 None => some,
@@ -577,7 +682,8 @@ impl World {
             Err(MEMPOOL_ERR_EXISTS) => assert_ne!(value, 0),
             Err(MEMPOOL_ERR_INVALID_ARGUMENT) if size == 0 => {}
             Err(MEMPOOL_ERR_OUT_OF_MEMORY) => self.must_be_full(size),
-            Err(status) => panic!("{status}: {}", handle::last_message()),
+            Err(MEMPOOL_ERR_CORRUPTED) if self.is_hidden(at) => {}
+            Err(status) => self.must_be_told(status),
         }
         assert_eq!(found, value, "a slot is as it was");
     }
@@ -591,19 +697,21 @@ impl World {
             self.must_be_whole(value);
         }
         let answer = self.pool().free_from(self.slot(at));
-        match answer {
-            Ok(()) if value == 0 => {}
-            Ok(()) => {
-                assert!(target.is_some() && !inside, "a block was freed that is none");
+        if self.is_hidden(at) {
+            assert_eq!(answer, Err(MEMPOOL_ERR_CORRUPTED), "written behind the slot's block");
+        } else if value == 0 {
+            assert_eq!(answer, Ok(()));
+        } else if target.is_none() || inside {
+            answer.expect_err("a block was freed that is none");
+        } else {
+            if answer.is_ok() {
                 assert_eq!(self.read_slot(at), 0);
                 self.slots.remove(&at);
-                self.forget(value);
             }
-            Err(status) => {
-                assert!(target.is_none() || inside, "{status}: {}", handle::last_message());
-                assert_eq!(self.read_slot(at), value, "a slot is as it was");
-            }
+            self.must_end(value, answer);
         }
+        let left = self.slots.get(&at).copied().unwrap_or(0);
+        assert_eq!(self.read_slot(at), left, "as it was, or empty");
     }
 
     /// What the caller itself writes into its slots.
@@ -674,7 +782,7 @@ impl World {
             assert_eq!((pool.adopt(block), pool.abandon(block)), (refused, refused));
             return;
         }
-        match pool.owner_of(block) {
+        match pool.owner_and_label(block) {
             Ok((pid, label)) => {
                 assert!(is_owned);
                 assert_eq!(pid as u32, std::process::id());
@@ -700,7 +808,7 @@ impl World {
 
     fn reap(&mut self) {
         let pid = if self.input.flag() { std::process::id() as i32 } else { 0 };
-        let answer = self.pool().reap(pid);
+        let answer = self.pool().reap_of(pid);
         match answer {
             Ok(freed) => assert_eq!(freed, 0, "all owners live"),
             Err(MEMPOOL_ERR_INVALID_ARGUMENT) => assert!(!self.has_owners()),
@@ -713,10 +821,10 @@ impl World {
     /// The walk is the model, the figures are the walk's, and `check` says so.
     fn judge(&mut self) {
         let pool = self.pool();
-        pool.must_check();
+        self.must_check();
         let blocks = pool.walk();
         let mut at = self.after_init.top;
-        let mut figures = [(0, 0); 3];
+        let mut figures = [(0, 0); 4];
         for block in &blocks {
             assert_eq!(block.offset, at, "blocks lie side by side");
             at += block.size;
@@ -728,7 +836,12 @@ impl World {
         self.live.keys().for_each(|&offset| self.must_be_whole(offset));
         self.slots.iter().for_each(|(&at, &value)| assert_eq!(self.read_slot(at), value));
         let stats = pool.stats();
-        let [_, used, cached] = figures;
+        let [_, used, cached, own] = figures;
+        self.must_be_tight(&blocks);
+        self.must_be_found();
+        assert_eq!(own.0, self.names.len() as u64, "an entry for each name");
+        assert_eq!(stats.overhead, self.after_init.overhead + own.1);
+        self.must_fit_magazines();
         assert_eq!((stats.used_count, stats.used_size), used);
         assert_eq!((stats.cached_count, stats.cached_size), cached);
         // Stats may join free blocks that the walk still saw apart.
@@ -788,6 +901,7 @@ impl World {
         self.handles[1 - self.now] = attach(&self.buffer, 1 - self.now, &self.options);
         self.after_init = anew.stats();
         self.label = None;
+        self.writes = Writes::new(self.after_init.top);
         self.forget_all();
         self.freed.clear();
     }
@@ -795,6 +909,8 @@ impl World {
     /// All goes back, and the pool is as it was in the beginning.
     fn end(mut self) {
         self.judge();
+        self.undo_writes();
+        self.unbind_all();
         for offset in self.live.keys().copied().collect::<Vec<_>>() {
             self.pool().free(self.pointer(offset)).expect("free");
         }

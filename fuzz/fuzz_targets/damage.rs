@@ -7,14 +7,16 @@
 //! spared: a lock that names a living thread, or nobody knows whom (tests/lock.rs waits).
 #![no_main]
 
+#[path = "damage/names.rs"]
+mod names;
+
 use ::mempool::abi::*;
 use ::mempool::layout::*;
-use ::mempool::options::Options as Plan;
 use libfuzzer_sys::fuzz_target;
 use mempool_fuzz::buffer::Buffer;
 use mempool_fuzz::crew::{self, Walk, Who};
 use mempool_fuzz::handle::{self, Block, Options};
-use mempool_fuzz::setup::{Setup, LATER};
+use mempool_fuzz::setup::{geometry, Setup};
 use mempool_fuzz::{hash, owners, Handle, Input};
 use std::ops::Range;
 
@@ -59,19 +61,6 @@ fn seal(slot: u32, words: [u64; RECORD_WORDS]) -> u32 {
     };
     let sum = words.into_iter().enumerate().fold(0x811c_9dc5_0000_0001u64, add);
     (sum ^ sum >> 32) as u32 & !3 | 2 | slot
-}
-
-/// Where a pool with these options has its parts.
-fn geometry(buffer: &Buffer, options: &Options) -> Option<Geometry> {
-    let plan = Plan {
-        start: options.start,
-        end: options.end,
-        align: options.align,
-        min_split: options.min_split,
-        flags: options.flags,
-        max_threads: options.max_threads,
-    };
-    Geometry::plan(buffer.base(0).addr(), buffer.len(), &plan).ok()
 }
 
 /// What there is to be damaged, the smaller the likelier.
@@ -138,15 +127,11 @@ impl Walk for World {
 impl World {
     fn new(mut input: Input) -> Option<World> {
         let is_raw = input.u8() & 7 == 7;
-        let Setup { mut options, buffer } = Setup::choose(&mut input)?;
+        let Setup { options, buffer } = Setup::choose(&mut input)?;
         let header = header_at(buffer.base(0).addr(), options.start)?;
         let mut handles = Vec::new();
         if !is_raw {
-            let init = |options: &Options| handle::init(buffer.base(0), buffer.len(), options);
-            let handle = init(&options).or_else(|_| {
-                options.flags &= !LATER;
-                init(&options)
-            });
+            let handle = handle::init(buffer.base(0), buffer.len(), &options);
             handles.push((handle.expect("init"), 0));
         }
         let geometry = geometry(&buffer, &options);
@@ -269,10 +254,13 @@ impl World {
         self.scribble_at(magazine + at);
     }
 
-    /// The first words of a block, where links are when it is free.
+    /// The first words of a block, where links are when it is free; or its guard, if it has one.
     fn scribble_over_block(&mut self) {
-        let (which, word) = (self.input.index(self.blocks.len()), self.input.u8() & 3);
-        self.scribble_at(self.blocks[which] + 4 * usize::from(word));
+        let (which, word) = (self.input.index(self.blocks.len()), self.input.u8());
+        if word & 0xc0 == 0xc0 && self.options.flags & MEMPOOL_GUARD != 0 {
+            return self.scribble_over_guard(self.blocks[which], word & 0x3f);
+        }
+        self.scribble_at(self.blocks[which] + 4 * usize::from(word & 3));
     }
 
     /// The map's byte for a block, or one nearby.
@@ -316,7 +304,7 @@ impl World {
                 0..96 => u32::from(self.input.u8()),
                 96..192 => self.input.u32(),
                 // A kind, and what it makes.
-                choice => 1 + u32::from(choice % 9) | (self.input.u32() & 0x0707_0707) << 8,
+                choice => 1 + u32::from(choice % 13) | (self.input.u32() & 0x0707_0707) << 8,
             };
             self.write(first + 4 * half, &value.to_le_bytes());
         }
@@ -421,18 +409,22 @@ impl World {
             46 => pool.malloc_to(size, block.cast()),
             47 => pool.calloc_to(1, size, block.cast()),
             48 => pool.free_from(block.cast()),
+            49..=53 if self.options.flags & MEMPOOL_OWNER_TAGS == 0 => {
+                return self.name(pool, block);
+            }
+            59 | 60 if size % 8 != 0 => return self.name(pool, block),
             49 => pool.adopt(block),
             50 => pool.abandon(block),
-            51 => pool.owner_of(block).map(|_| ()),
+            51 => pool.owner_and_label(block).map(|_| ()),
             52 => pool.label(size as u64),
-            53 => pool.reap(0).map(|_| ()),
+            53 => pool.reap_of(0).map(|_| ()),
             54 => pool.trim(),
             55 => pool.recover().map(|_| ()),
             56 => pool.check(),
             57 => pool.try_stats().map(|_| ()),
             58 => pool.free_on_the_way(&mut |offset, _| offset % 3 == 0).map(|_| ()),
-            59 if size % 8 == 0 => pool.free_all(),
-            60 if size % 8 == 0 => pool.release(),
+            59 => pool.free_all(),
+            60 => pool.release(),
             61 | 62 => {
                 let sizes = [pool.usable_size(block), pool.good_size(size)];
                 assert!(sizes.into_iter().all(|size| size <= self.buffer.len()));
@@ -471,9 +463,12 @@ impl World {
     fn must_be_sound(&mut self, pool: Handle) {
         let Ok(walked) = pool.try_walk() else { panic!("sound, and no walk") };
         must_be_side_by_side(&walked, self.buffer.len());
-        let is_live = |block: &&Block| block.state == MEMPOOL_BLOCK_LIVE;
+        self.must_be_found(pool, &walked);
+        // Of callers, and entries of the directory of names.
+        let kept = [MEMPOOL_BLOCK_LIVE, MEMPOOL_BLOCK_META];
+        let is_kept = |block: &&Block| kept.contains(&block.state);
         let mut held: Vec<(usize, usize)> = Vec::new();
-        held.extend(walked.iter().filter(is_live).map(|b| (b.offset as usize, b.size as usize)));
+        held.extend(walked.iter().filter(is_kept).map(|b| (b.offset as usize, b.size as usize)));
         let mut size = 1 + self.input.size(pool_granule(&self.options)) % 5000;
         for _ in 0..300 {
             match pool.malloc(size) {
@@ -487,6 +482,7 @@ impl World {
             let [(at, len), (next, _)] = [pair[0], pair[1]];
             assert!(len > 0 && at + len <= next, "blocks at {at:#x} and {next:#x} overlap");
         }
+        self.must_be_unbound(pool);
     }
 }
 

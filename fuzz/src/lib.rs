@@ -12,6 +12,7 @@ pub mod input;
 #[path = "../../tests/common/memory.rs"]
 #[allow(dead_code, clippy::len_without_is_empty)] // the tests use all of it
 pub mod memory;
+pub mod names;
 pub mod owners;
 pub mod setup;
 pub mod stamp;

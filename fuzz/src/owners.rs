@@ -14,37 +14,21 @@ fn judged(status: Status) -> Result<(), Status> {
     Err(status)
 }
 
-/// Each is the C function of its name.
 impl Handle {
-    pub fn adopt(self, block: *mut u8) -> Result<(), Status> {
-        // SAFETY: a handle that was not detached; any block pointer is allowed. So in all below.
-        judged(unsafe { mempool_adopt(self.0, block.cast()) })
-    }
-
-    pub fn abandon(self, block: *mut u8) -> Result<(), Status> {
-        // SAFETY: as in `adopt`.
-        judged(unsafe { mempool_abandon(self.0, block.cast()) })
-    }
-
-    /// The owner's process and label.
-    pub fn owner_of(self, block: *const u8) -> Result<(i32, u64), Status> {
+    /// The owner's process and label: mempool_owner_of.
+    pub fn owner_and_label(self, block: *const u8) -> Result<(i32, u64), Status> {
         // SAFETY: integers only.
         let mut owner: mempool_owner_t = unsafe { std::mem::zeroed() };
-        // SAFETY: as in `adopt`.
+        // SAFETY: a handle that was not detached; any block pointer is allowed. So in all below.
         judged(unsafe { mempool_owner_of(self.0, block.cast(), &mut owner) })?;
         Ok((owner.pid, owner.label))
     }
 
-    pub fn label(self, label: u64) -> Result<(), Status> {
-        // SAFETY: as in `adopt`.
-        judged(unsafe { mempool_label(self.0, label) })
-    }
-
-    /// How many blocks were freed, none of which was kept.
-    pub fn reap(self, pid: i32) -> Result<u64, Status> {
+    /// How many blocks of a process were freed, none of which was kept: mempool_reap.
+    pub fn reap_of(self, pid: i32) -> Result<u64, Status> {
         // SAFETY: integers only.
         let mut reaped: mempool_reaped_t = unsafe { std::mem::zeroed() };
-        // SAFETY: as in `adopt`; no visitor.
+        // SAFETY: as in `owner_and_label`; no visitor.
         judged(unsafe { mempool_reap(self.0, pid, None, ptr::null_mut(), &mut reaped) })?;
         Ok(reaped.freed_count)
     }
@@ -55,7 +39,7 @@ impl Handle {
         choose: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Vec<u64>, Status> {
         let mut way = Way { pool: self, choose, freed: Vec::new() };
-        // SAFETY: as in `adopt`; `visit` gets the way it expects.
+        // SAFETY: as in `owner_and_label`; `visit` gets the way it expects.
         judged(unsafe { mempool_walk(self.0, Some(visit), ptr::from_mut(&mut way).cast()) })?;
         Ok(way.freed)
     }

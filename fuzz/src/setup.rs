@@ -4,9 +4,8 @@ use crate::buffer::{Buffer, LEN_MAX};
 use crate::handle::{self, Options};
 use crate::input::Input;
 use ::mempool::abi::*;
-
-/// Flags that a version of the library may refuse.
-pub const LATER: u32 = MEMPOOL_GUARD | MEMPOOL_FILL_FREED;
+use ::mempool::layout::Geometry;
+use ::mempool::options::Options as Plan;
 
 pub struct Setup {
     pub options: Options,
@@ -36,10 +35,24 @@ impl Setup {
     }
 }
 
+/// Where a pool with these options has its parts.
+pub fn geometry(buffer: &Buffer, options: &Options) -> Option<Geometry> {
+    let plan = Plan {
+        start: options.start,
+        end: options.end,
+        align: options.align,
+        min_split: options.min_split,
+        flags: options.flags,
+        max_threads: options.max_threads,
+    };
+    Geometry::plan(buffer.base(0).addr(), buffer.len(), &plan).ok()
+}
+
 fn options(input: &mut Input) -> Options {
     let mut options = handle::options();
     let flags = input.u16();
-    let low = MEMPOOL_NO_COMPACT | MEMPOOL_NO_SPLIT | MEMPOOL_NO_THREAD_CACHES | LATER;
+    let checked = MEMPOOL_GUARD | MEMPOOL_FILL_FREED;
+    let low = MEMPOOL_NO_COMPACT | MEMPOOL_NO_SPLIT | MEMPOOL_NO_THREAD_CACHES | checked;
     // Half of the pools may have thread caches.
     options.flags = if flags & 0x400 != 0 { u32::from(flags) & low } else { 0 };
     options.flags |= if flags & 0x100 != 0 { MEMPOOL_OWNER_TAGS } else { 0 };
