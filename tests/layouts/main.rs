@@ -133,8 +133,11 @@ fn held(memory: &Memory, pool: Handle, case: &Case, text: &mut String) {
             write!(text, " stamped").unwrap();
         }
         if case.options.flags & MEMPOOL_OWNER_TAGS != 0 {
-            let owner = pool.owner_of(place);
-            write!(text, " owner {}", owner.unwrap_or(0)).unwrap();
+            match pool.owner(place) {
+                Ok(owner) => write!(text, " of {} {} {}", owner.pid, owner.start, owner.label),
+                Err(status) => write!(text, " of nobody: {status}"),
+            }
+            .unwrap();
         }
         writeln!(text).unwrap();
     }
@@ -205,13 +208,10 @@ fn take_apart(shared: Shared, case: &Case, text: &mut String) {
     shared.must_be_whole(first);
 }
 
-/// Opens a copy of the case's file, repairs and uses it; what there is to be said of it.
-fn tell(case: &Case) -> String {
+/// Looks at a pool, repairs and uses it; what there is to be said of it.
+fn tell(case: &Case, memory: Memory) -> String {
     let mut text = String::new();
-    let memory = load(case);
     inspected(&memory.view(), case, &mut text);
-    let open = open_change(&memory, case.options.start);
-    assert_eq!(open.map(|(kind, _)| kind), case.open.as_ref().map(|open| open.kind));
 
     let (here, there) = (memory.view(), memory.view());
     let attach = |memory: &Memory| {
@@ -241,11 +241,24 @@ fn tell(case: &Case) -> String {
 fn must_be_as_told(case: &Case) {
     let expected = std::fs::read_to_string(path(case.name, "txt")).expect("what is in the file");
     child::run(LIMIT, || {
-        let told = tell(case);
+        let told = tell(case, load(case));
+        let open = open_change(&load(case), case.options.start).map(|(kind, _)| kind);
+        assert_eq!(open, case.open.as_ref().map(|open| open.kind), "{}", case.name);
         let differ = |(ours, theirs): &(&str, &str)| ours != theirs;
         let first = expected.lines().zip(told.lines()).find(differ);
         assert!(told == expected, "{}: expected, found: {first:#?}\n\n{told}", case.name);
     });
+}
+
+/// Whether a library that cannot read the record would repair the pool in another way, or not at all.
+fn does_record_matter(case: &Case, memory: &Memory, told: &str) -> bool {
+    let unread = memory.copy();
+    let (kind, slot) = open_change(memory, case.options.start).expect("it is open");
+    let at = case.options.start.next_multiple_of(8) + RECORD + slot * RECORD_SLOT;
+    unread.bytes_mut(at, 1)[0] = !kind;
+    let repaired = |text: &str| text[text.find("repaired").expect("the second part")..].to_owned();
+    let same = || u8::from(repaired(&tell(case, unread)) == repaired(told)).into();
+    child::fork(same).wait(LIMIT) != Some(child::End::Exit(1))
 }
 
 /// Makes what is missing. What is there stays: it is a promise.
@@ -253,12 +266,18 @@ fn bless(case: &Case) {
     if path(case.name, "txt").exists() {
         return;
     }
-    let memory = make::make(case);
-    make::put_into_another_boot(case, &memory);
+    let (memory, told) = loop {
+        let memory = make::make(case);
+        make::put_into_another_boot(case, &memory);
+        let told = tell(case, memory.copy());
+        if case.open.is_none() || does_record_matter(case, &memory, &told) {
+            break (memory, told);
+        }
+    };
     let bytes = memory.bytes(0, memory.len());
     let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     std::fs::write(path(case.name, "pool"), &bytes[..end]).expect("the pool is written");
-    std::fs::write(path(case.name, "txt"), tell(case)).expect("the text is written");
+    std::fs::write(path(case.name, "txt"), told).expect("the text is written");
 }
 
 #[test]
@@ -290,6 +309,13 @@ fn the_files_hold_every_state_of_a_block() {
     assert!(classes(0x40) > 20 && classes(0x98) > 4, "{} {}", classes(0x40), classes(0x98));
 }
 
+/// Words of 32 bits that lie there.
+fn words(memory: &Memory, at: usize) -> [u32; 2] {
+    let bytes = memory.bytes(at, 8).try_into().expect("eight bytes");
+    let both = u64::from_le_bytes(bytes);
+    [both as u32, (both >> 32) as u32]
+}
+
 /// The words that no file can tell of, since they are another boot's, or hints: whoever writes them
 /// writes them where they were.
 #[test]
@@ -310,14 +336,27 @@ fn what_is_written_to_the_header_lies_where_it_did() {
 
         let stats = pool.stats();
         let before: Vec<u32> = (0..7).map(|index| at(HEAP + 4 * index)).collect();
-        let first = make::plan(case, memory.base() as usize, memory.len()).first as u64;
+        let plan = make::plan(case, memory.base() as usize, memory.len());
+        let first = plan.first as u64;
         assert_eq!(u64::from(before[0]), (stats.top - first) / stats.align, "top");
         assert!(before[1] >= before[0], "watermark");
-        let magazines = stats.cached_count;
-        assert!(magazines > 0 && at(DEPOT) > 0 && at(DEPOT + 4) > 0 && at(CACHES) > 0);
-        assert_eq!(u64::from(before[2]), stats.used_count + magazines, "blocks that are not free");
+        let cached = stats.cached_count;
+        assert!(cached > 0 && at(CACHES) > 0);
+        let (hoard, known) = (at(DEPOT), at(DEPOT + 4));
+        assert!(hoard > plan.magazines && (1..=plan.magazines).contains(&known), "{hoard} {known}");
+        assert_eq!(u64::from(before[2]), stats.used_count + cached, "blocks that are not free");
         assert_eq!(u64::from(before[3]), stats.free_count, "free blocks");
         assert_eq!(u64::from(before[4]) * stats.align, stats.free_size, "free granules");
+        for class in [1, 4] {
+            // What dead threads had of 32 and of 80 bytes: full magazines, on the class's first stack.
+            let [full, empty] = [0, 8].map(|at| words(&memory, plan.depot + class * 16 + at)[0]);
+            assert!(full != 0 && empty == 0, "the depot's stacks: {full} {empty}");
+            let magazine = plan.magazine + (full as usize - 1) * 256;
+            let [owner, what] = [0, 8].map(|at| words(&memory, magazine + at)[0]);
+            assert_eq!(owner as usize, 1 + class, "the depot's, of this class");
+            assert!((1..=18).contains(&(what as u8)), "of 18 that were freed");
+            assert_eq!(what >> 8 & 0xff, class as u32);
+        }
         let root = pool.offset(pool.root().expect("root"));
         assert_eq!(
             u64::from(at(NAMES + 4) - 1) * stats.align + first,
@@ -328,4 +367,30 @@ fn what_is_written_to_the_header_lies_where_it_did() {
         let meta: u64 = meta.map(|block| block.size).sum();
         assert_eq!(u64::from(at(NAMES + 8)) * stats.align, meta, "granules of names");
     });
+}
+
+/// Sizes in granules, and what the map says of a live block of each: there are too many for a file.
+#[test]
+fn every_size_has_the_code_it_had() {
+    let steps = (0..7).flat_map(|doubling| (9..=16).map(move |step| (step << doubling) * 4));
+    let classes: Vec<usize> = (1..=32).chain(steps).collect();
+    assert_eq!((classes.len(), classes[35], classes[87]), (88, 48, 4096));
+    let mut codes: Vec<(usize, Vec<u8>)> =
+        (0x40..).zip(classes).map(|(code, size)| (size, vec![code])).collect();
+    codes.extend([
+        (33, vec![0xf2, 33]),
+        (57, vec![0xf2, 57]),
+        (58, vec![0xf2, 58, 58, 0]),
+        (4095, vec![0xf2, 58, 63, 63]),
+        (4097, vec![0xf2, 59, 1, 0, 1, 0]),
+        (300_001, vec![0xf2, 59, 33, 15, 9, 1]),
+    ]);
+    let shared = Shared::with(Memory::shared(8 << 20), MEMPOOL_NO_THREAD_CACHES);
+    let plan = make::plan(&make::UNCACHED, shared.memory.base() as usize, shared.memory.len());
+    for (size, code) in codes {
+        let block = shared.pool.malloc(16 * size).expect("malloc");
+        let granule = (shared.pool.offset(block) as usize - plan.first) / 16;
+        assert_eq!(shared.memory.bytes(plan.map + granule, code.len()), code, "{size} granules");
+        shared.pool.free(block).expect("free");
+    }
 }

@@ -58,6 +58,15 @@ const fn open(name: &'static str, kind: u8, work: fn(Handle)) -> Case {
     Case { name, options: PLAIN, len, fill: keep, open }
 }
 
+/// A pool that is in no file.
+pub const UNCACHED: Case = Case {
+    name: "",
+    options: Options { flags: MEMPOOL_NO_THREAD_CACHES, ..PLAIN },
+    len: 0,
+    fill: |_| {},
+    open: None,
+};
+
 pub const CASES: &[Case] = &[
     Case { name: "", options: PLAIN, len: 64 << 10, fill: everything, open: None },
     Case { name: "-caches", options: TAGGED, len: 512 << 10, fill: caches, open: None },
