@@ -345,13 +345,18 @@ impl Handle {
         judged(unsafe { mempool_abandon(self.0, block.cast()) })
     }
 
-    /// The number of the process whose block it is; 0 for nobody.
-    pub fn owner_of(self, block: *const u8) -> Result<i32, Status> {
+    /// Whose a block is.
+    pub fn owner(self, block: *const u8) -> Result<mempool_owner_t, Status> {
         // SAFETY: integers only.
         let mut owner: mempool_owner_t = unsafe { std::mem::zeroed() };
         // SAFETY: as in `realloc`.
         judged(unsafe { mempool_owner_of(self.0, block.cast(), &mut owner) })?;
-        Ok(owner.pid)
+        Ok(owner)
+    }
+
+    /// The number of the process whose block it is.
+    pub fn owner_of(self, block: *const u8) -> Result<i32, Status> {
+        self.owner(block).map(|owner| owner.pid)
     }
 
     /// Frees all that the dead left.

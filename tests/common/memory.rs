@@ -124,6 +124,13 @@ impl Memory {
         unsafe { std::slice::from_raw_parts_mut(self.base.add(from), len) }
     }
 
+    /// From now on a store to this mapping ends the process; other views can be written to.
+    pub fn forbid_writes(&self) {
+        // SAFETY: our own mapping.
+        let answer = unsafe { libc::mprotect(self.base.cast(), self.len, libc::PROT_READ) };
+        assert_eq!(answer, 0, "mprotect: {}", error());
+    }
+
     /// Which pages of the mapping are in memory (for a file: in its page cache).
     pub fn resident(&self) -> Vec<usize> {
         // In steps, of which almost all are empty: a sparse mapping has many pages.

@@ -1,4 +1,6 @@
-"""Runs the code blocks of README.md, top to bottom, against a staged install.
+"""Runs the code blocks of README.md and of each page of docs/, top to bottom, against a staged install.
+
+(python/README.md is run by python/tests, src/lib.rs by cargo test.)
 
 All blocks share one scratch folder, where `mempool` is a copy of the sources, and an environment in which the install
 is found (and HOME is scratch too). What happens to a block follows from its tag:
@@ -31,7 +33,9 @@ import pytest
 
 from conftest import SOURCE, run
 
-README = Path(os.environ.get("MEMPOOL_README") or SOURCE / "README.md")
+PAGES = [SOURCE / "README.md", *sorted((SOURCE / "docs").glob("*.md"))]
+if os.environ.get("MEMPOOL_README"):
+    PAGES = [Path(os.environ["MEMPOOL_README"])]
 
 TOKEN = re.compile(
     r"^ *<!--\s*(?P<word>file|in|prints|not run|sh)\b:?(?P<rest>.*?)-->"
@@ -67,7 +71,8 @@ int main(void)
 
 
 class Block:
-    def __init__(self, line, tag, code, said):
+    def __init__(self, page, line, tag, code, said):
+        self.page = page
         self.line = line
         self.tag = tag
         self.code = code
@@ -75,25 +80,26 @@ class Block:
 
     def __str__(self):
         what = self.said.get("file") or ("prints" if "prints" in self.said else self.tag)
-        return f"{README.name}:{self.line} {what}"
+        return f"{self.page.name}:{self.line} {what}"
 
 
-def blocks(text):
-    """The blocks that are to be run or compared."""
+def blocks(page):
+    """The blocks of a page that are to be run or compared."""
+    text = page.read_text()
     said = {}
     for token in TOKEN.finditer(text):
         line = text.count("\n", 0, token.start()) + 1
         if token["word"] == "sh":
-            yield Block(line, "sh", textwrap.dedent(token["rest"]).strip() + "\n", said)
+            yield Block(page, line, "sh", textwrap.dedent(token["rest"]).strip() + "\n", said)
         elif token["word"]:
             said[token["word"]] = token["rest"].strip()
             continue
         elif "not run" in said:
-            assert said["not run"], f"{README}:{line}: say why it is not run"
+            assert said["not run"], f"{page}:{line}: say why it is not run"
         elif said or token["tag"] not in ("", "text"):
-            yield Block(line, token["tag"], textwrap.dedent(token["code"]), said)
+            yield Block(page, line, token["tag"], textwrap.dedent(token["code"]), said)
         said = {}
-    assert not said, f"{README}: no block follows the last comment"
+    assert not said, f"{page}: no block follows the last comment"
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +124,8 @@ def env(scratch, install):
         "HOME": str(scratch / "home"),
         "MEMPOOL_LIBRARY": str(install.shared),
         "PYTHONPATH": str(SOURCE / "python"),
+        # What these programs need was fetched when the library was built.
+        "CARGO_NET_OFFLINE": "true",
         # The copy of the sources keeps what it builds to itself.
         "CARGO_TARGET_DIR": str(scratch / "mempool" / "target"),
     }
@@ -141,7 +149,7 @@ def run_program(block, at, env):
     code = block.code
     if not re.search(r"\bmain\s*\(", code):
         code = FRAGMENT % code
-    source = at / f"block-{block.line}.{block.tag}"
+    source = at / f"{block.page.stem}-{block.line}.{block.tag}"
     source.write_text(code)
     program = source.with_suffix("")
     flags = run("pkg-config", "--cflags", "--libs", "mempool", env=env).split()
@@ -164,7 +172,7 @@ def run_console(block, at, env):
     return got
 
 
-@pytest.mark.parametrize("block", list(blocks(README.read_text())), ids=str)
+@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page)], ids=str)
 def test_block(block, scratch, env, printed):
     at = scratch / block.said.get("in", "")
     if "prints" in block.said:
