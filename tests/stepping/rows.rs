@@ -75,11 +75,13 @@ fn way_of_names(scene: &Scene) -> &'static str {
     match scene.call {
         Call::Bind { slot, .. } if scene.reasons(&old, slot) == 0 => "a block's first",
         Call::Bind { .. } => "another",
-        Call::Unbind { name } | Call::UnbindFrom { name, .. } => match scene.reasons(&new, old.names[name] - 1) {
-            0 => "a block's last",
-            1 => "the last but one",
-            _ => "one of several",
-        },
+        Call::Unbind { name } | Call::UnbindFrom { name, .. } => {
+            match scene.reasons(&new, old.names[name] - 1) {
+                0 => "a block's last",
+                1 => "the last but one",
+                _ => "one of several",
+            }
+        }
         Call::NoRoot => "none",
         _ if old.root == 0 => "the first",
         _ if root_was(0) => "another",
