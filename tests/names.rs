@@ -13,6 +13,8 @@ const LEN: usize = 4 * PAGE;
 /// Bytes before an entry's name, and of the links among them.
 const HEAD: usize = 32;
 const LINKS: usize = 16;
+/// What looks for mistakes.
+const LOOKS: u32 = MEMPOOL_GUARD | MEMPOOL_FILL_FREED;
 
 /// A pool with names of all sorts, and what its memory holds.
 struct Scene {
@@ -28,9 +30,9 @@ fn name(number: usize) -> Vec<u8> {
 }
 
 impl Scene {
-    fn new(align: usize) -> Scene {
+    fn new(align: usize, flags: u32) -> Scene {
         let memory = Memory::private(LEN);
-        let options = Options { align, ..options() };
+        let options = Options { align, flags, ..options() };
         let pool = handle::init(memory.base(), LEN, &options).expect("init");
         let sizes = [100, 8, 2000, 64, 40, 16];
         let blocks: Vec<_> = sizes.iter().map(|&size| pool.malloc(size).expect("room")).collect();
@@ -69,6 +71,9 @@ impl Scene {
         for name in &self.names {
             let _ = (self.pool.find(name), self.pool.bind(name, self.blocks[5]));
         }
+        for (name, &block) in self.names.iter().zip(self.blocks.iter().cycle()) {
+            let _ = self.pool.unbind_from(name, block);
+        }
         let _ = (self.pool.names(), self.pool.root());
         let _ = (self.pool.set_root(self.blocks[1]), self.pool.set_root(std::ptr::null()));
         for name in self.names.iter().rev() {
@@ -92,8 +97,8 @@ impl Scene {
 
 #[test]
 fn every_other_byte_of_an_entry_is_found() {
-    for align in [8, 16, 64] {
-        let scene = Scene::new(align);
+    for (align, flags) in [(8, 0), (16, 0), (64, 0), (8, LOOKS), (16, LOOKS | MEMPOOL_OWNER_TAGS)] {
+        let scene = Scene::new(align, flags);
         let entries = scene.entries();
         assert_eq!(entries.len(), scene.names.len());
         for &(entry, size) in &entries {
@@ -111,7 +116,11 @@ fn every_other_byte_of_an_entry_is_found() {
 
 #[test]
 fn links_that_lead_elsewhere_are_found() {
-    let scene = Scene::new(16);
+    lead_elsewhere(&Scene::new(16, 0));
+    lead_elsewhere(&Scene::new(16, LOOKS));
+}
+
+fn lead_elsewhere(scene: &Scene) {
     let entries = scene.entries();
     let first = (scene.pool.walk()[0].offset) as usize;
     let granule = |at: usize| ((at - first) / 16) as u32 + 1;
@@ -128,7 +137,7 @@ fn links_that_lead_elsewhere_are_found() {
 
 #[test]
 fn a_header_or_a_map_that_tells_otherwise_is_found() {
-    let scene = Scene::new(16);
+    let scene = Scene::new(16, 0);
     for at in NAMES_OFFSET..NAMES_OFFSET + 12 {
         for bit in 0..8 {
             scene.flip(at, bit, "the header's byte");

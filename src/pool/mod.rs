@@ -143,11 +143,12 @@ impl Pool {
             if made {
                 let is_untouched = region.load64(header) != FORMATTING;
                 end_remains(&region, options.start)?;
+                // Before another thread finds it, and has a block.
+                pool.tell_attached(true);
                 pool.format(is_untouched);
             }
             drop(held);
             if made {
-                pool.tell_attached(true);
                 return Ok((pool, true));
             }
         }

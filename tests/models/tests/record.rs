@@ -129,7 +129,8 @@ macro_rules! protocol {
                 assert!(behind || !has_magazine, "behind the last stand only nones");
                 heap.check_bytes().expect("what no caller wrote is as it must be");
                 let contents = if self.geometry.has(GUARD) {
-                    are(State::Live).map(|&(at, _, size)| self.content(at, size)).collect()
+                    let lives = blocks.iter().filter(|(_, state, _)| state.is_live());
+                    lives.map(|&(at, _, size)| self.content(at, size)).collect()
                 } else {
                     Vec::new()
                 };
@@ -566,8 +567,7 @@ macro_rules! protocol {
         }
 
         /// A directory: blocks 0 and 2 have two names each, block 4 one, and is the root.
-        fn named() -> (Pool, Vec<u32>) {
-            let (pool, blocks) = small();
+        fn named((pool, blocks): (Pool, Vec<u32>)) -> (Pool, Vec<u32>) {
             let ways: [(usize, &[usize]); 5] =
                 [(0, &[]), (0, &[1]), (2, &[3]), (2, &[1, 0]), (4, &[1, 0, 2])];
             for (block, way) in ways {
@@ -600,7 +600,7 @@ macro_rules! protocol {
                     pool.heap().leave();
                 },
                 |pool, b| {
-                    assert!(pool.heap().resize(b[0], 1, 1).expect("shorter"));
+                    assert!(pool.heap().resize(b[0], 2, 9).expect("shorter"));
                     assert!(pool.heap().free(b[0]).is_err(), "it has a name");
                     pool.heap().leave();
                 },
@@ -609,8 +609,14 @@ macro_rules! protocol {
                     pool.heap().leave();
                 },
             ];
-            let (mut pool, blocks) = named();
-            calls.iter().map(|&call| dies_anywhere(&mut pool, &blocks, Fate::Finished, call)).sum()
+            let mut deaths = 0;
+            for rows in [small(), looking()] {
+                let (mut pool, blocks) = named(rows);
+                for call in calls {
+                    deaths += dies_anywhere(&mut pool, &blocks, Fate::Finished, call);
+                }
+            }
+            deaths
         }
 
         /// A pool with loose blocks: three beside each other between free blocks of bins, two
