@@ -114,8 +114,13 @@ impl Settings {
         }
     }
 
-    /// Reads the environment.
+    /// Reads the environment. That of a set-user-ID program is another user's, who shall not have
+    /// files written by it.
     pub fn read(&mut self) {
+        // SAFETY: takes a number.
+        if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+            return;
+        }
         let mut entry = [0u8; 1200];
         let mut len = 0;
         // SAFETY: the path ends with NUL.

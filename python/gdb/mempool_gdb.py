@@ -57,12 +57,20 @@ def library():
     raise gdb.GdbError("libmempool.so is not found: set MEMPOOL_LIBRARY")
 
 
+def number(expression):
+    """What an expression of the program comes to; gdb shows other exceptions than this as a mistake of the script."""
+    try:
+        return int(gdb.parse_and_eval(expression))
+    except gdb.error as error:
+        raise gdb.GdbError(f"{expression}: {error}") from None
+
+
 class Pool:
     """A copy of a pool's bytes."""
 
     def __init__(self, buffer, length):
-        self.address = int(gdb.parse_and_eval(buffer))
-        length = int(gdb.parse_and_eval(length))
+        self.address = number(buffer)
+        length = number(length)
         # The copy lies at the same residue, by which the pool's layout goes.
         residue = self.address % PAGE
         self.memory = mmap.mmap(-1, length + 2 * PAGE)
@@ -76,6 +84,10 @@ class Pool:
             except gdb.MemoryError:
                 pass  # pages that a core dump leaves out hold zeros, most often
         self.length = length
+
+    def first(self, address, count):
+        """The bytes at an address of the program's."""
+        return ctypes.string_at(self.start + address - self.address, count)
 
     def look(self):
         """Its statistics and its blocks, (address, size, state)."""
@@ -114,10 +126,9 @@ class Command(gdb.Command):
         elif words[0] == "blocks":
             for address, size, state in blocks:
                 if state == "live":
-                    first = bytes(gdb.selected_inferior().read_memory(address, min(size, 16)))
-                    print(f"{address:#x} {size:10}  {first.hex(' ')}")
+                    print(f"{address:#x} {size:10}  {pool.first(address, min(size, 16)).hex(' ')}")
         else:
-            self.find(int(gdb.parse_and_eval(words[3])), pool, stats, blocks)
+            self.find(number(words[3]), pool, stats, blocks)
 
     @staticmethod
     def find(address, pool, stats, blocks):

@@ -2,7 +2,6 @@
 
 import ctypes
 import operator
-import os
 import sys
 from ctypes import byref, c_bool, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar, Union
@@ -128,7 +127,7 @@ class Pool:
     @classmethod
     def file(
         cls: "type[_SelfPool]",
-        path: "str | os.PathLike[str]",
+        path: shared.Path,
         size: Optional[int] = None,
         *,
         reserve: bool = False,

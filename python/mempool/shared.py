@@ -14,7 +14,7 @@ import secrets
 import threading
 import weakref
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple, Union
 
 from . import _native, errors
 
@@ -25,6 +25,8 @@ _FOLDER = "/dev/shm"
 
 # ("shm" or "file", name or path, pool id, start): how a pickle names a pool.
 Reference = Tuple[str, str, int, int]
+
+Path = Union[str, "os.PathLike[str]"]
 
 
 def path_of(name: str) -> str:
@@ -102,9 +104,7 @@ def open_shared(name: str) -> Segment:
 
 
 @contextlib.contextmanager
-def open_file(
-    path: "str | os.PathLike[str]", size: Optional[int], reserve: bool, start: int = 0
-) -> Iterator[Segment]:
+def open_file(path: Path, size: Optional[int], reserve: bool, start: int = 0) -> Iterator[Segment]:
     """The file, made and given its size if it is not there or empty; else as long as it is.
 
     Where no finished pool is it stays locked for the `with` block, in which whoever makes the pool formats it (flock, as
@@ -125,7 +125,7 @@ def open_file(
         os.close(fd)
 
 
-def _open_or_make(path: "str | os.PathLike[str]") -> int:
+def _open_or_make(path: Path) -> int:
     """Not by O_CREAT alone: where fs.protected_regular is set that is refused for another user's file, there or not."""
     try:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)

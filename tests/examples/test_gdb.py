@@ -23,6 +23,7 @@ QUESTIONS = [
     "print to_text",
     "print to_nothing",
     "mempool stats &status 100000",
+    "mempool stats nosuch 100000",
 ]
 
 
@@ -51,7 +52,7 @@ def assert_answers(text):
     assert re.search(r"is byte 3 of a live block of 112 bytes at 0x", text)
     assert "is the pool's own: header or map" in text and "is above top" in text and "is not in this buffer" in text
     assert re.search(r"= 0x[0-9a-f]+.* \"hello\"", text) and "= NULL" in text
-    assert "MEMPOOL_ERR_NOT_A_POOL" in text
+    assert "MEMPOOL_ERR_NOT_A_POOL" in text and 'nosuch: No symbol "nosuch"' in text and "Python" not in text
 
 
 def test_gdb_sees_the_pool_of_a_running_program(program):
