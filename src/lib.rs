@@ -84,7 +84,7 @@
 //! | `guard` | what lies behind the bytes of each block, in pools that look for overruns | truth |
 //! | `fill` | what free memory holds, in pools that look for writes to it | |
 //! | `lock` | the robust lock | |
-//! | `heap::words` | `top`, the watermark, counts | truth, truth, hints |
+//! | `heap::words` | `top`, the watermark, the root; counts | truth; hints |
 //! | `heap::bins` | free blocks by size | hints |
 //! | `heap::change` | the record of the change under way | truth |
 //! | `heap::slot` | words of the callers' that name a block, changed with it as one event | |
@@ -106,8 +106,8 @@
 //!
 //! ```text
 //! +--------+------+--------+-----------+--------------------+--------------------------------+
-//! | header | bins | caches | magazines | granule map        | granules                       |
-//! |        |      | depot  |           | a byte per granule | block | block | free | .. ^top |
+//! | header | bins | depot  | magazines | granule map        | granules                       |
+//! |        |      | caches |           | a byte per granule | block | block | free | .. ^top |
 //! +--------+------+--------+-----------+--------------------+--------------------------------+
 //!                             42 00 00 f1 02 .. 9a 00 00     ^first
 //!                             |  |  |  |        |
@@ -132,6 +132,8 @@
 //! - **block**: a run of granules; *live* when a caller holds it, *cached* when a magazine does,
 //!   *free* otherwise.
 //! - **start, digit**: a map byte that begins a block; any other map byte.
+//! - **region**: the bytes of the buffer that the pool uses. **Residue**: what is left of its address
+//!   when that is divided by a granule; the same in each mapping.
 //! - **top**: the first granule above all blocks. **watermark**: the first whose map byte is
 //!   unknown, since the caller's buffer may hold anything.
 //! - **split, coalesce**: cut a free block in two; join free neighbours.
@@ -139,13 +141,16 @@
 //! - **loose**: free, but in no bin yet, nor joined to its neighbours. **hand**: what goes round and
 //!   joins them.
 //! - **change, record**: how the map goes from one state to the next; where it is written down
-//!   first, so that the next owner of the lock can finish what a dead one began.
+//!   first, so that the next owner of the lock can finish what a dead one began. **Seal**: the word
+//!   that makes a record count, by one store. **Recover**: finish, or undo, what a record tells of.
+//! - **fill**: the byte that free memory consists of, in pools that look for writes to it.
 //! - **guard**: the bytes between those that were asked for and the block's end.
 //! - **slot**: a word in a block of the caller's that holds another block's offset, or 0.
 //! - **name, root**: by which any process finds a block. A block that has one is *bound*: it may not
 //!   be freed. **Entry**: a block of the pool's own that holds a name; the **directory** is a tree of
 //!   them.
-//! - **robust lock**: one that the kernel opens when its owner dies.
+//! - **robust lock**: one that the kernel opens when its owner dies. **Turn**: counts its owners.
+//!   **Boot, namespace**: in which the numbers of threads that the buffer holds mean anything.
 //! - **size class**: one of 88 sizes; what caches hold is of one of them.
 //! - **magazine**: up to 60 cached blocks of one class, with one owner. **Depot**: the magazines that
 //!   no thread has. **Thread cache**: those that one has; its **token** is how they name it.

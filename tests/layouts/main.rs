@@ -14,6 +14,7 @@
 //! it does not matter on which machine the files were made, nor what has their numbers today.
 //!
 //! A change of the meaning of any byte is another layout: another [`VERSION`], and files beside these.
+//! (Who makes one decides, and tests here, whether those of the old are still read or refused.)
 //! MEMPOOL_BLESS=1 makes those that are missing, and never writes over one that is there.
 #![cfg(all(target_arch = "x86_64", target_env = "gnu"))] // The header says which machine's it is.
 

@@ -191,3 +191,27 @@ def test_block(block, scratch, env, printed):
         printed[0] = run(sys.executable, "-c", block.code, cwd=at, env=env)
     else:
         pytest.fail(f"no comment says what to do with a block of {block.tag}", pytrace=False)
+
+
+# ---- Links ----
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+READ = [*PAGES, SOURCE / "examples" / "README.md", SOURCE / "python" / "README.md"]
+
+
+def anchors(page):
+    """What a page's headings are called in links to them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda page: os.path.relpath(page, SOURCE))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link in LINK.findall(text):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
