@@ -449,6 +449,34 @@ fn in_doubt_about_its_namespace_a_thread_lives() {
     });
 }
 
+/// The same of processes whose blocks the pool knows: they are kept until it is known that they are
+/// dead; and found then, however far they lie behind others'.
+#[test]
+fn in_doubt_about_its_namespace_a_process_is_not_reaped() {
+    child::run(LIMIT, || {
+        let shared = Shared::with(Memory::shared(1 << 20), MEMPOOL_OWNER_TAGS);
+        let pool = shared.pool;
+        (0..3000).for_each(|_| assert!(pool.malloc(100).is_ok()));
+        let child = child::fork(|| {
+            let blocks = [100, 2000].map(|size| pool.malloc(size).expect("room"));
+            pool.bind(b"kept", blocks[0]).expect("bind");
+            0
+        });
+        assert_eq!(child.wait(LIMIT), Some(End::Exit(0)));
+        let namespace = shared.memory.bytes_mut(NAMESPACE_OFFSET, 4);
+        let known: [u8; 4] = namespace.try_into().expect("four");
+        namespace.fill(0xff);
+        assert_eq!(pool.reap().map(|_| ()), Err(MEMPOOL_ERR_BUSY));
+        assert!(handle::last_message().contains("namespace"), "{}", handle::last_message());
+        assert_eq!(pool.stats().used_count, 3002);
+        shared.memory.bytes_mut(NAMESPACE_OFFSET, 4).copy_from_slice(&known);
+        let reaped = pool.reap().expect("reap");
+        assert_eq!((reaped.freed_count, reaped.kept_count), (1, 1), "what has a name is kept");
+        assert_eq!(pool.stats().used_count, 3001);
+        pool.must_check();
+    });
+}
+
 /// A child that makes children with numbers of their own; false if that is forbidden here.
 fn leave_namespace() -> bool {
     // SAFETY: of this process, which has one thread, no memory is involved.
