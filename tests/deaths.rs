@@ -297,6 +297,45 @@ fn rest() {
     std::thread::sleep(LIMIT);
 }
 
+/// Who empties a magazine of the depot has taken it from there before: when he dies, his successor
+/// hands it back with what is in it. (Deaths at such an instant are in tests/stepping and models too.)
+#[test]
+fn a_magazine_in_the_hands_of_the_locks_owner_is_not_lost() {
+    const HOLDER: u32 = 0xfff;
+    const OWNER_DIED: u32 = 1 << 30;
+    child::run(LIMIT, || {
+        let scene = Scene::new();
+        let child = scene.child(rest);
+        assert_eq!(child.kill(), End::Signal(libc::SIGKILL));
+        scene.must_recover(1);
+        let (pool, geometry) = (scene.pool(), &scene.geometry);
+        let before = pool.stats();
+        assert!(before.cached_count > 0 && before.thread_caches == 0, "all is the depot's");
+        let word = |at: usize| {
+            // SAFETY: inside the mapping and aligned.
+            unsafe { &*scene.shared.memory.base().add(at).cast::<AtomicU32>() }
+        };
+        let stacks = (geometry.depot..geometry.cache).step_by(8);
+        let full: Vec<usize> = stacks.filter(|&at| word(at).load(SeqCst) > 0).collect();
+        assert!(full.len() > 3);
+        for stack in full {
+            let magazine = geometry.magazine_at(word(stack).load(SeqCst) - 1);
+            word(stack).store(word(magazine + 4).load(SeqCst), SeqCst);
+            word(magazine).store(HOLDER, SeqCst);
+            scene.shared.word().store(OWNER_DIED, SeqCst);
+            pool.check().expect("whoever comes next sees to it");
+            assert_ne!(word(stack).load(SeqCst), 0, "it is back");
+        }
+        let after = pool.stats();
+        assert_eq!(
+            (after.cached_count, after.cached_size),
+            (before.cached_count, before.cached_size)
+        );
+        pool.trim().expect("trim");
+        scene.shared.must_be_whole(geometry.first as u64);
+    });
+}
+
 #[test]
 fn a_zombie_is_dead() {
     child::run(LIMIT, || {
