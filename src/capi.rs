@@ -1140,9 +1140,15 @@ pub unsafe extern "C" fn mempool_set_root(
 /// - Cost: O(1) under the pool's lock.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_root(pool: *mut mempool_t) -> *mut c_void {
+    // SAFETY: the C library gives each thread an errno that is valid while it runs; so below.
+    let before = unsafe { *libc::__errno_location() };
     // SAFETY: NULL or a handle.
     match unsafe { handle(pool) }.and_then(Handle::root).transpose() {
-        None => null_mut(),
+        None => {
+            // SAFETY: as above. Who asked about a dead owner, or waited, has changed it.
+            unsafe { *libc::__errno_location() = before };
+            null_mut()
+        }
         Some(result) => block("mempool_root", result),
     }
 }

@@ -297,6 +297,45 @@ fn rest() {
     std::thread::sleep(LIMIT);
 }
 
+/// Who empties a magazine of the depot has taken it from there before: when he dies, his successor
+/// hands it back with what is in it. (Deaths at such an instant are in tests/stepping and models too.)
+#[test]
+fn a_magazine_in_the_hands_of_the_locks_owner_is_not_lost() {
+    const HOLDER: u32 = 0xfff;
+    const OWNER_DIED: u32 = 1 << 30;
+    child::run(LIMIT, || {
+        let scene = Scene::new();
+        let child = scene.child(rest);
+        assert_eq!(child.kill(), End::Signal(libc::SIGKILL));
+        scene.must_recover(1);
+        let (pool, geometry) = (scene.pool(), &scene.geometry);
+        let before = pool.stats();
+        assert!(before.cached_count > 0 && before.thread_caches == 0, "all is the depot's");
+        let word = |at: usize| {
+            // SAFETY: inside the mapping and aligned.
+            unsafe { &*scene.shared.memory.base().add(at).cast::<AtomicU32>() }
+        };
+        let stacks = (geometry.depot..geometry.cache).step_by(8);
+        let full: Vec<usize> = stacks.filter(|&at| word(at).load(SeqCst) > 0).collect();
+        assert!(full.len() > 3);
+        for stack in full {
+            let magazine = geometry.magazine_at(word(stack).load(SeqCst) - 1);
+            word(stack).store(word(magazine + 4).load(SeqCst), SeqCst);
+            word(magazine).store(HOLDER, SeqCst);
+            scene.shared.word().store(OWNER_DIED, SeqCst);
+            pool.check().expect("whoever comes next sees to it");
+            assert_ne!(word(stack).load(SeqCst), 0, "it is back");
+        }
+        let after = pool.stats();
+        assert_eq!(
+            (after.cached_count, after.cached_size),
+            (before.cached_count, before.cached_size)
+        );
+        pool.trim().expect("trim");
+        scene.shared.must_be_whole(geometry.first as u64);
+    });
+}
+
 #[test]
 fn a_zombie_is_dead() {
     child::run(LIMIT, || {
@@ -446,6 +485,34 @@ fn in_doubt_about_its_namespace_a_thread_lives() {
         assert_eq!(scene.pool().stats().thread_caches, 1);
         assert_eq!(scene.pool().malloc(4 << 20), Err(MEMPOOL_ERR_OUT_OF_MEMORY));
         scene.must_recover(0);
+    });
+}
+
+/// The same of processes whose blocks the pool knows: they are kept until it is known that they are
+/// dead; and found then, however far they lie behind others'.
+#[test]
+fn in_doubt_about_its_namespace_a_process_is_not_reaped() {
+    child::run(LIMIT, || {
+        let shared = Shared::with(Memory::shared(1 << 20), MEMPOOL_OWNER_TAGS);
+        let pool = shared.pool;
+        (0..3000).for_each(|_| assert!(pool.malloc(100).is_ok()));
+        let child = child::fork(|| {
+            let blocks = [100, 2000].map(|size| pool.malloc(size).expect("room"));
+            pool.bind(b"kept", blocks[0]).expect("bind");
+            0
+        });
+        assert_eq!(child.wait(LIMIT), Some(End::Exit(0)));
+        let namespace = shared.memory.bytes_mut(NAMESPACE_OFFSET, 4);
+        let known: [u8; 4] = namespace.try_into().expect("four");
+        namespace.fill(0xff);
+        assert_eq!(pool.reap().map(|_| ()), Err(MEMPOOL_ERR_BUSY));
+        assert!(handle::last_message().contains("namespace"), "{}", handle::last_message());
+        assert_eq!(pool.stats().used_count, 3002);
+        shared.memory.bytes_mut(NAMESPACE_OFFSET, 4).copy_from_slice(&known);
+        let reaped = pool.reap().expect("reap");
+        assert_eq!((reaped.freed_count, reaped.kept_count), (1, 1), "what has a name is kept");
+        assert_eq!(pool.stats().used_count, 3001);
+        pool.must_check();
     });
 }
 

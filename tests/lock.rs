@@ -369,6 +369,17 @@ fn a_word_that_names_nobody_is_taken_over() {
 }
 
 #[test]
+fn that_there_is_no_root_leaves_errno_alone() {
+    child::run(LIMIT, || {
+        let shared = shared(1 << 16);
+        // Asking the kernel about this one has an answer that is an error.
+        shared.word().store(dead(), Relaxed);
+        assert_eq!(shared.pool.root(), Ok(std::ptr::null_mut()));
+        assert_eq!(shared.word().load(Relaxed), 0, "taken over");
+    });
+}
+
+#[test]
 fn a_word_that_names_a_sleeper_ends_in_time() {
     child::run(LIMIT, || {
         // SAFETY: takes and touches nothing.

@@ -1,4 +1,5 @@
 //! Blocks that any process finds: by a name, or as the root. See [`crate::names`].
+#![forbid(unsafe_code)]
 
 use super::Handle;
 use crate::error::{Error, Result};

@@ -78,7 +78,9 @@ impl World {
         let mut way = self.input.u16();
         let mut link = self.header + NAMES_OFFSET;
         let mut found = None;
-        while let Some(granule) = self.half(link).checked_sub(1) {
+        // So many bits say where to go; a way may lead in a circle.
+        for _ in 0..5 {
+            let Some(granule) = self.half(link).checked_sub(1) else { break };
             if granule >= geometry.granules || found.is_some() && way & 4 != 0 {
                 break;
             }
