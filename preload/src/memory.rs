@@ -56,7 +56,7 @@ impl Memory {
     fn named(settings: &Settings) -> Option<Memory> {
         let path = &settings.path;
         let len = if settings.size == 0 { SHARED_LEN } else { settings.size };
-        let fd = open(settings.place, path)?;
+        let fd = open(settings.place, path, 0)?;
         if holds_something_else(fd) {
             say!(
                 "{}: holds something else, which is left alone: private memory instead",
@@ -66,11 +66,9 @@ impl Memory {
             unsafe { libc::close(fd) };
             return None;
         }
+        let fd = if is_empty(fd) { fd } else { replace(fd, settings)? };
         // SAFETY: takes numbers only; the object is ours by the lock.
-        let error = unsafe {
-            libc::ftruncate(fd, 0);
-            libc::posix_fallocate(fd, 0, len as libc::off_t)
-        };
+        let error = unsafe { libc::posix_fallocate(fd, 0, len as libc::off_t) };
         let address = if error == 0 { map(len, libc::MAP_SHARED, fd) } else { None };
         if address.is_none() {
             say!("{}: {} cannot be had: private memory instead", path.text(), Bytes(len as u64));
@@ -101,8 +99,8 @@ pub fn high(fd: i32) -> i32 {
     unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, FD_MIN) }
 }
 
-fn open(place: Place, path: &Path) -> Option<i32> {
-    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC;
+fn open(place: Place, path: &Path, how: i32) -> Option<i32> {
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | how;
     // SAFETY: the path ends with NUL; the descriptors are ours.
     let fd = unsafe {
         let low = match place {
@@ -140,6 +138,20 @@ fn holds_something_else(fd: i32) -> bool {
     let got = unsafe { libc::pread(fd, prefix.as_mut_ptr().cast(), prefix.len(), 0) };
     // SAFETY: as many bytes are there.
     got > 0 && unsafe { mempool::pool::peek(prefix.as_ptr(), got as usize) }.is_err()
+}
+
+fn is_empty(fd: i32) -> bool {
+    // SAFETY: takes numbers only.
+    unsafe { libc::lseek(fd, 0, libc::SEEK_END) == 0 }
+}
+
+/// A new object in the place of what a dead process has left: who looks into that keeps it.
+fn replace(fd: i32, settings: &Settings) -> Option<i32> {
+    remove(settings);
+    let new = open(settings.place, &settings.path, libc::O_EXCL);
+    // SAFETY: ours.
+    unsafe { libc::close(fd) };
+    new
 }
 
 /// New memory somewhere.

@@ -165,8 +165,11 @@ def test_a_heap_can_be_looked_into_while_the_program_runs(build, pooled, tmp_pat
         assert process.stdout.readline() == b"ready\n"
         process.kill()
     assert inspect(path).used_count >= 1000, "there to be looked into"
+    looked_into = open(path, "rb")
     assert alone(pooled.command("true", options=[*options, "--keep"])).returncode == 0
     assert inspect(path).used_count < 1000
+    with looked_into:
+        assert os.fstat(looked_into.fileno()).st_size == 16 << 20, "who has it mapped keeps it"
     path.unlink()
 
 
