@@ -94,6 +94,17 @@ static void read_past_in_a_found_pool(void)
     mistake(block + 100, 'r');
 }
 
+/* All that can be used of a block there is what was asked for: the rest is its guard. */
+static void read_past_in_a_guarded_pool(void)
+{
+    mempool_options_t options = MEMPOOL_OPTIONS_INIT;
+    options.flags = MEMPOOL_GUARD;
+    mempool_t *guarded = new_pool(map_shared(1 * MIB), 1 * MIB, &options);
+    unsigned char *block = mempool_malloc(guarded, 100);
+    CHECK(mempool_usable_size(guarded, block) == 100);
+    mistake(block + 100, 'r');
+}
+
 static void read_past_an_aligned_block(void)
 {
     unsigned char *block = mempool_aligned_alloc(pool, 256, 40);
@@ -214,6 +225,7 @@ static const struct {
     BUG(read_past_a_cut_block),
     BUG(read_past_an_expanded_block),
     BUG(read_past_in_a_found_pool),
+    BUG(read_past_in_a_guarded_pool),
     BUG(read_past_an_aligned_block),
     BUG(read_what_was_never_allocated),
     BUG(read_freed),

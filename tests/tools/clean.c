@@ -178,6 +178,42 @@ static void test_threads(void)
     OK(mempool_detach(pool));
 }
 
+/* Who opens a pool that another thread makes may have a block before that one is back. */
+enum { OPENERS = 3, OPENINGS = 1000 };
+
+static unsigned char blank[64 * KIB];
+static pthread_barrier_t openers;
+
+static void *open_first(void *context)
+{
+    (void)context;
+    for (unsigned i = 0; i < OPENINGS; i++) {
+        mempool_t *pool;
+        bool created;
+        OK(mempool_open(blank, sizeof blank, NULL, &pool, &created));
+        unsigned char *block = mempool_malloc(pool, 100);
+        CHECK(block != NULL);
+        pthread_barrier_wait(&openers);
+        *(volatile unsigned char *)block = 1;
+        pthread_barrier_wait(&openers);
+        OK(mempool_detach(pool));
+        if (pthread_barrier_wait(&openers) == PTHREAD_BARRIER_SERIAL_THREAD)
+            memset(blank, 0, sizeof blank);
+        pthread_barrier_wait(&openers);
+    }
+    return NULL;
+}
+
+static void test_open(void)
+{
+    pthread_t threads[OPENERS];
+    CHECK(pthread_barrier_init(&openers, NULL, OPENERS) == 0);
+    for (unsigned i = 0; i < OPENERS; i++)
+        CHECK(pthread_create(&threads[i], NULL, open_first, NULL) == 0);
+    for (unsigned i = 0; i < OPENERS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
 /* ---- processes: what one frees another gets ---- */
 
 struct board {
@@ -401,6 +437,7 @@ int main(void)
 {
     test_calls();
     test_threads();
+    test_open();
     test_processes();
     test_slots();
     test_inheritance();

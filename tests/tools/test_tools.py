@@ -30,6 +30,7 @@ BUGS = {
     "read_past_a_cut_block": ("read", "0 bytes after a block of size 100 alloc'd"),
     "read_past_an_expanded_block": ("read", "0 bytes after a block of size 100,100 alloc'd"),
     "read_past_in_a_found_pool": ("read", "0 bytes after a block of size 100 alloc'd"),
+    "read_past_in_a_guarded_pool": ("read", "0 bytes after a block of size 100 alloc'd"),
     "read_past_an_aligned_block": ("read", "0 bytes after a block of size 40 alloc'd"),
     "read_what_was_never_allocated": ("read", 'inside data symbol "buffers"'),
     "read_freed": ("read", "50 bytes inside a block of size 100 free'd"),
