@@ -140,7 +140,7 @@ const OWNERS_MAX: usize = 254;
 
 /// A word that leads to an entry of the directory of names.
 pub const LINK_BYTES: usize = 4;
-/// What lies behind the bytes of a guarded block at least: see [`crate::guard`].
+/// What lies behind the bytes of a guarded block at least: see `guard`.
 pub const GUARD_BYTES: usize = 16;
 
 /// A word of the caller's in which a block's offset is delivered.
