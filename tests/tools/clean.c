@@ -179,7 +179,7 @@ static void test_threads(void)
 }
 
 /* Who opens a pool that another thread makes may have a block before that one is back. */
-enum { OPENERS = 3, OPENINGS = 1000 };
+enum { OPENERS = 6, OPENINGS = 2000 };
 
 static unsigned char blank[64 * KIB];
 static pthread_barrier_t openers;
