@@ -29,7 +29,7 @@
 
 use super::change::{Change, Kind, Taker, NOWHERE};
 use super::Heap;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout::{LINK_BYTES, NAMES_OFFSET};
 use crate::map::{Entry, State};
 
@@ -84,6 +84,11 @@ impl Heap {
     /// entry is one that the change under way has made.
     pub fn mark(&self, block: u32, entry: Option<u32>) -> Result<()> {
         let Entry { state, .. } = self.live(block)?;
+        if entry == Some(block) {
+            // Somebody freed it in this very instant, and its granules were what the entry got.
+            let at = self.geometry.offset(block) as u64;
+            return Err(Error::NotAllocated { what: "it was freed while it was bound", at });
+        }
         let mut change = Change::new(Kind::Mark, block, self.top());
         change.old[0] = entry.unwrap_or(NOWHERE);
         change.new[0].state = state;

@@ -40,8 +40,8 @@ enum Look {
 
 impl Handle {
     /// Frees what dead processes left: that of this number, or all of them. `visit` sees each block
-    /// before it goes, and may keep it; one that has a name, or is the root, is kept whatever it says. The living are refused. No lock is held during `visit`,
-    /// which may call anything. O(map).
+    /// before it goes, and may keep it; one that has a name, or is the root, is kept whatever it says.
+    /// The living are refused. No lock is held during `visit`, which may call anything. O(map).
     ///
     /// # Safety
     /// Nobody uses the blocks that `visit` lets go.
