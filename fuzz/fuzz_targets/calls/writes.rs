@@ -26,6 +26,7 @@ struct Behind {
     block: u64,
     at: u64,
     was: u8,
+    byte: u8,
     is_in_tail: bool,
 }
 
@@ -87,8 +88,9 @@ impl World {
         let end = block + walked[place].size;
         let at = block + asked + u64::from(some) % (end - block - asked);
         let was = *self.byte(at);
-        *self.byte(at) ^= by;
-        self.writes.behind = Some(Behind { block, at, was, is_in_tail: at >= end - TAIL });
+        let byte = was ^ by;
+        *self.byte(at) = byte;
+        self.writes.behind = Some(Behind { block, at, was, byte, is_in_tail: at >= end - TAIL });
     }
 
     /// Writes a byte of free memory; or what was written becomes what it was.
@@ -117,7 +119,8 @@ impl World {
 
     fn undo_behind(&mut self) -> bool {
         let behind = self.writes.behind.take();
-        if let Some(Behind { at, was, .. }) = behind {
+        if let Some(Behind { at, was, byte, .. }) = behind {
+            assert_eq!(*self.byte(at), byte, "a call that is refused has changed it");
             *self.byte(at) = was;
         }
         behind.is_some()
