@@ -103,7 +103,8 @@ impl World {
         let top = walked.last().map_or(self.after_init.top, |last| last.offset + last.size);
         let is_free = |block: &&Block| block.state == MEMPOOL_BLOCK_FREE;
         let free = walked.iter().filter(is_free).map(|b| (b.offset + LINKS)..(b.offset + b.size));
-        let runs = free.chain([top..self.writes.reached]).filter(|run| !run.is_empty());
+        let runs =
+            free.chain(std::iter::once(top..self.writes.reached)).filter(|run| !run.is_empty());
         let runs: Vec<Range<u64>> = runs.collect();
         let Some(run) = runs.get(usize::from(run) % runs.len().max(1)) else { return };
         let at = run.start + u64::from(some) % (run.end - run.start);
