@@ -304,7 +304,7 @@ impl World {
                 0..96 => u32::from(self.input.u8()),
                 96..192 => self.input.u32(),
                 // A kind, and what it makes.
-                choice => 1 + u32::from(choice % 13) | (self.input.u32() & 0x0707_0707) << 8,
+                choice => (1 + u32::from(choice % 13)) | ((self.input.u32() & 0x0707_0707) << 8),
             };
             self.write(first + 4 * half, &value.to_le_bytes());
         }

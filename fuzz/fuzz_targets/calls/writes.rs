@@ -26,6 +26,7 @@ struct Behind {
     block: u64,
     at: u64,
     was: u8,
+    byte: u8,
     is_in_tail: bool,
 }
 
@@ -87,8 +88,9 @@ impl World {
         let end = block + walked[place].size;
         let at = block + asked + u64::from(some) % (end - block - asked);
         let was = *self.byte(at);
-        *self.byte(at) ^= by;
-        self.writes.behind = Some(Behind { block, at, was, is_in_tail: at >= end - TAIL });
+        let byte = was ^ by;
+        *self.byte(at) = byte;
+        self.writes.behind = Some(Behind { block, at, was, byte, is_in_tail: at >= end - TAIL });
     }
 
     /// Writes a byte of free memory; or what was written becomes what it was.
@@ -101,7 +103,8 @@ impl World {
         let top = walked.last().map_or(self.after_init.top, |last| last.offset + last.size);
         let is_free = |block: &&Block| block.state == MEMPOOL_BLOCK_FREE;
         let free = walked.iter().filter(is_free).map(|b| (b.offset + LINKS)..(b.offset + b.size));
-        let runs = free.chain([top..self.writes.reached]).filter(|run| !run.is_empty());
+        let runs =
+            free.chain(std::iter::once(top..self.writes.reached)).filter(|run| !run.is_empty());
         let runs: Vec<Range<u64>> = runs.collect();
         let Some(run) = runs.get(usize::from(run) % runs.len().max(1)) else { return };
         let at = run.start + u64::from(some) % (run.end - run.start);
@@ -117,7 +120,8 @@ impl World {
 
     fn undo_behind(&mut self) -> bool {
         let behind = self.writes.behind.take();
-        if let Some(Behind { at, was, .. }) = behind {
+        if let Some(Behind { at, was, byte, .. }) = behind {
+            assert_eq!(*self.byte(at), byte, "a call that is refused has changed it");
             *self.byte(at) = was;
         }
         behind.is_some()

@@ -185,6 +185,11 @@ impl World {
         }
         pool.set_root(std::ptr::null()).expect("no root");
         assert_eq!(pool.names(), Ok(Vec::new()));
+        let walked = pool.try_walk().expect("sound, and no walk");
+        for block in walked.iter().filter(|block| block.state == MEMPOOL_BLOCK_LIVE) {
+            let freed = pool.free(pool.pointer(block.offset));
+            assert_ne!(freed, Err(MEMPOOL_ERR_BUSY), "{:#x} has no name", block.offset);
+        }
         // What is wrong with caches and owners may not have been in use yet.
         let has_more = self.geometry.is_none_or(|geometry| geometry.caches + geometry.owners > 0);
         if !has_more {
