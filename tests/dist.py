@@ -79,7 +79,6 @@ def make():
         run("cmake", "--install", build, "--prefix", tree)
         with tarfile.open(DIST / f"{TREE}.tar.gz", "w:gz") as archive:
             archive.add(tree, TREE)
-        tests.fill_venv()
         run(tests.VENV / "bin" / "python", "-m", "build", "--outdir", DIST, ROOT, env=tests.environment(soak=False))
     run("cargo", "package", "--locked", "--allow-dirty", "--no-verify", "--package", "mempool", cwd=ROOT)
     shutil.copy(TARGET / "package" / CRATE, DIST)
@@ -150,4 +149,7 @@ def check():
 
 
 if __name__ == "__main__":
+    # CMake and build come from PyPI, as for the tests.
+    tests.fill_venv()
+    os.environ["PATH"] = tests.environment(soak=False)["PATH"]
     {"make": make, "check": check}[sys.argv[1]]()
