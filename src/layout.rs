@@ -219,7 +219,7 @@ impl Geometry {
             return Err(Error::Argument("end must lie behind start, or be 0 for the buffer's"));
         }
         asked.end = if options.end == 0 { len } else { options.end.min(len) };
-        asked.residue = address % asked.align().min(ADDRESS_ALIGN_MAX);
+        asked.residue = address % asked.address_align();
         asked.complete().map_err(|misfit| match misfit {
             Misfit::Small => Error::TooSmall {
                 len: asked.end.saturating_sub(asked.start) as u64,
@@ -404,6 +404,11 @@ impl Geometry {
         1 << self.align_log2
     }
 
+    /// What the addresses of all blocks are multiples of: of a larger granule only their offsets are.
+    pub fn address_align(&self) -> usize {
+        self.align().min(ADDRESS_ALIGN_MAX)
+    }
+
     /// Whether one of the flags of [`options`] is set.
     pub fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
@@ -539,7 +544,7 @@ pub fn find_remains(region: &Region, start: usize) -> Option<Header> {
 fn find_at(region: &Region, header: usize) -> Result<Header> {
     let found = read_header(region, header)?;
     let geometry = found.geometry;
-    let residue = region.address() % geometry.align().min(ADDRESS_ALIGN_MAX);
+    let residue = region.address() % geometry.address_align();
     if geometry.residue != residue || geometry.header != header {
         return Err(MISPLACED);
     }

@@ -7,9 +7,6 @@ use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-/// Addresses are multiples of a larger granule only where the buffer begins at one.
-const ADDRESS_ALIGN_MAX: usize = 4096;
-
 impl Handle {
     /// A block for `count` values of type `T`, aligned for them and not initialised. It is a block
     /// like any other: [`Handle::free`] ends it, and the values are the caller's to drop. A slice of
@@ -38,14 +35,9 @@ impl Handle {
         Ok(NonNull::slice_from_raw_parts(block.cast(), count))
     }
 
-    /// The alignment that all blocks have.
-    fn aligned_to(&self) -> usize {
-        (1 << self.geometry.align_log2).min(ADDRESS_ALIGN_MAX)
-    }
-
     /// A block whose address is a multiple of `alignment`, or none.
     fn aligned(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        if alignment <= self.aligned_to() {
+        if alignment <= self.geometry.address_align() {
             return self.malloc(size);
         }
         let block = self.aligned_alloc(alignment, size)?;
@@ -60,7 +52,7 @@ impl Handle {
     /// [`Handle::realloc`], where the new place needs no more alignment than all places have.
     #[cfg_attr(not(feature = "allocator-api2"), allow(dead_code))]
     unsafe fn moved(&self, block: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<u8>> {
-        if new.align() <= self.aligned_to() {
+        if new.align() <= self.geometry.address_align() {
             // SAFETY: as promised by the caller.
             return unsafe { self.realloc(block.as_ptr(), new.size()) };
         }
