@@ -12,9 +12,13 @@
 //! ```text
 //! pop    map: cached -> live | last: granule -> none (delivered) | count - 1
 //! push   behind last: none -> granule | map: live -> cached      | count + 1
+//! move   map: cached -> live (new) | the bytes | behind last of another magazine: none -> granule (old)
+//!        | the rest of pop (new) | the rest of push (old)
 //! ```
 //!
 //! So a last block that is live was not delivered yet, and a block behind the last was being freed.
+//! If a thread left both, it was moving a block, and the bytes are where they go: the one that was
+//! not delivered is.
 #![allow(clippy::declare_interior_mutable_const)] // arrays of cells are made of it
 
 mod byte;
@@ -190,6 +194,27 @@ pub fn push(handle: usize, block: usize) -> bool {
     local.frees.get() == handle && local.push(block, USUAL_LOG2)
 }
 
+/// A live block whose cache has begun to hold it: whoever dies, it is being freed.
+#[must_use]
+pub struct Pushed {
+    byte: *const AtomicU8,
+    cached: u8,
+    magazine: *const Magazine,
+}
+
+impl Pushed {
+    /// The block is the cache's.
+    #[inline(always)]
+    pub fn finish(self) {
+        // SAFETY: the map byte and the magazine of the buffer that `begin_push` found.
+        let (byte, magazine) = unsafe { (&*self.byte, &*self.magazine) };
+        compiler_fence(SeqCst);
+        byte.store(self.cached, Relaxed);
+        compiler_fence(SeqCst);
+        byte::count_up(magazine);
+    }
+}
+
 /// A block that its cache still holds, live: the allocator's until it is delivered.
 #[must_use]
 pub struct Popped {
@@ -265,6 +290,20 @@ impl Local {
         self.push(block, self.align_log2.get())
     }
 
+    /// Puts a live block into the thread's cache as another is delivered that took over its bytes: a
+    /// death leaves the one or the other. Gives the other back if there is no room. O(1), for any
+    /// granule.
+    pub fn exchange(&self, block: usize, by: Popped) -> Result<NonNull<u8>, Popped> {
+        // Of a block whose bytes are still on their way nothing may be seen.
+        compiler_fence(SeqCst);
+        let Some(old) = self.begin_push(block, self.align_log2.get(), by.magazine) else {
+            return Err(by);
+        };
+        let new = by.deliver();
+        old.finish();
+        Ok(new)
+    }
+
     #[inline(always)]
     fn pop(&self, size: usize, align_log2: u32, mark: impl FnOnce(u32)) -> Option<Popped> {
         // Size 0 becomes too large.
@@ -305,10 +344,16 @@ impl Local {
 
     #[inline(always)]
     fn push(&self, block: usize, align_log2: u32) -> bool {
+        self.begin_push(block, align_log2, ptr::null()).map(Pushed::finish).is_some()
+    }
+
+    /// Not into `busy`, from which a block is about to be delivered.
+    #[inline(always)]
+    fn begin_push(&self, block: usize, align_log2: u32, busy: *const Magazine) -> Option<Pushed> {
         // A pointer outside, or misaligned, becomes a granule too large.
         let granule = block.wrapping_sub(self.first.get()).rotate_right(align_log2);
         if granule >= self.known.get() {
-            return false;
+            return None;
         }
         let map = self.map.get();
         // SAFETY: a granule of this pool, whose map byte lies in the buffer.
@@ -318,22 +363,20 @@ impl Local {
         let magazine = unsafe { &*self.loaded.get_unchecked(live).get() };
         // Not this thread's, as in `pop`.
         if magazine.owner.load(Relaxed) != self.token.get() {
-            return false;
+            return None;
         }
         let count = byte::count(magazine);
         // SAFETY: a byte.
-        if count as u8 >= unsafe { self.rounds.get_unchecked(live) }.get() {
-            return false;
+        if count as u8 >= unsafe { self.rounds.get_unchecked(live) }.get()
+            || ptr::eq(magazine, busy)
+        {
+            return None;
         }
         // SAFETY: less than rounds, which is at most the number of items.
         unsafe { magazine.items.get_unchecked(count) }.store(granule as u32, Relaxed);
-        compiler_fence(SeqCst);
         // SAFETY: as above.
-        let byte = unsafe { &*map.add(granule) };
-        byte.store((live + CACHED_TO_LIVE) as u8, Relaxed);
-        compiler_fence(SeqCst);
-        byte::count_up(magazine);
-        true
+        let byte = unsafe { map.add(granule) };
+        Some(Pushed { byte, cached: (live + CACHED_TO_LIVE) as u8, magazine })
     }
 
     /// The token of this thread's cache.
@@ -354,6 +397,13 @@ impl Local {
     /// The number of the second magazine of a class.
     pub fn previous(&self, region: &Region, geometry: &Geometry, class: u8) -> Option<u32> {
         number(region, geometry, self.previous[class as usize].get())
+    }
+
+    /// Whether the magazine in use for a class may hold another block.
+    pub fn has_room(&self, class: u8) -> bool {
+        // SAFETY: a magazine of the buffer, or ABSENT.
+        let magazine = unsafe { &*self.loaded[live(class)].get() };
+        byte::count(magazine) < usize::from(self.rounds[live(class)].get())
     }
 
     /// Whether a magazine of a class holds nothing.

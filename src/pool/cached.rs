@@ -25,6 +25,7 @@ use crate::heap::{Heap, Taker};
 use crate::layout::{MAGAZINE_ITEMS, RECOVERIES_OFFSET};
 use crate::local::{self, Local, Popped};
 use crate::sys;
+use core::ptr::NonNull;
 
 /// A thread that found no cache asks again after so many slow calls.
 const PATIENCE: u32 = 4096;
@@ -109,6 +110,35 @@ impl Handle {
             return Ok(false);
         }
         Ok(self.unload(local, class)? && local.push_any(block))
+    }
+
+    /// Makes room in this thread's cache for a live block, if it is for this and has none.
+    pub(super) fn make_room(&self, granule: u32) -> Result<()> {
+        let class = self.heap().map().live_class(granule);
+        let Some(class) = class.filter(|&class| self.geometry.is_cached(class)) else {
+            return Ok(());
+        };
+        let Some(local) = self.cache()? else { return Ok(()) };
+        local.see(self.heap().watermark());
+        self.disown(local, class);
+        if !local.has_room(class) && self.caches_class(local, class) {
+            self.unload(local, class)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a live block into this thread's cache as the other is delivered, which took over its
+    /// bytes. Gives the other back if caches are not for this.
+    pub(super) fn exchange(
+        &self,
+        granule: u32,
+        by: Popped,
+    ) -> core::result::Result<NonNull<u8>, Popped> {
+        let Some(local) = self.page() else { return Err(by) };
+        match self.region.pointer(self.geometry.offset(granule)) {
+            Some(block) => local.exchange(block.as_ptr() as usize, by),
+            None => Err(by),
+        }
     }
 
     /// This thread's page, with a cache; None if it has none, and there is none to be had.

@@ -611,6 +611,7 @@ impl Handle {
     /// Gives a block's bytes a new place, and the old one up.
     fn relocate(&self, granule: u32, size: usize, wanted: u32) -> Result<NonNull<u8>> {
         self.heap().unbound_size(granule)?;
+        self.make_room(granule)?;
         if let Some(moved) = self.take(size, wanted)? {
             let to = moved.block();
             let at = to.addr().get() - self.region.address();
@@ -621,6 +622,10 @@ impl Handle {
             self.tell_moving(granule);
             self.region.copy(self.geometry.offset(granule), at, old);
             self.tell_freed(granule);
+            let moved = match self.exchange(granule, moved) {
+                Ok(to) => return Ok(to),
+                Err(moved) => moved,
+            };
             let Some((count_at, count)) = moved.taken(&self.region) else {
                 self.locked(|heap| heap.free(granule))?;
                 return Ok(moved.deliver());

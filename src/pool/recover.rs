@@ -99,8 +99,11 @@ impl Handle {
     /// makes it anybody's.
     fn recover_cache(&self, heap: &Heap, cache: u32, death: Death) {
         let depot = self.depot();
-        for bound in depot.bound().filter(|bound| bound.owner.is_cache(cache)) {
-            let Bound { magazine, owner, class } = bound;
+        let held = || depot.bound().filter(|bound| bound.owner.is_cache(cache));
+        if matches!(death, Death::Anywhere) {
+            self.finish_move(heap, held);
+        }
+        for Bound { magazine, owner, class } in held() {
             match death {
                 Death::InOrder => self.tidy(heap, magazine, class),
                 Death::Anywhere => self.settle(heap, magazine, class),
@@ -115,15 +118,35 @@ impl Handle {
         self.caches().release(cache);
     }
 
+    /// If a dead thread was moving a block, and had begun to free the old one, the new one has its
+    /// bytes and is delivered. Before anything else, for what tells so is gone once the old one is
+    /// free.
+    fn finish_move<B: Iterator<Item = Bound>>(&self, heap: &Heap, held: impl Fn() -> B) {
+        let depot = self.depot();
+        let is_freeing = |Bound { magazine, class, .. }| {
+            let behind = self.listed(heap, magazine, class, depot.count(magazine));
+            matches!(behind, Some((_, State::Live | State::Cached)))
+        };
+        if !held().any(is_freeing) {
+            return;
+        }
+        for Bound { magazine, class, .. } in held() {
+            if let Some(last) = depot.count(magazine).checked_sub(1) {
+                if let Some((_, State::Live)) = self.listed(heap, magazine, class, last) {
+                    depot.cut(magazine, last);
+                }
+            }
+        }
+    }
+
     /// Ends what a dead thread had begun with a magazine: a malloc is undone, a free done.
     fn settle(&self, heap: &Heap, magazine: u32, class: u8) {
         let depot = self.depot();
         let count_at = depot.count_at(magazine);
-        let is = |granule, state| heap.block(granule) == Some((state, class::size(class)));
         if let Some(last) = depot.count(magazine).checked_sub(1) {
-            match depot.item(magazine, last) {
-                Some(granule) if is(granule, State::Cached) => {}
-                Some(granule) if is(granule, State::Live) => {
+            match self.listed(heap, magazine, class, last) {
+                Some((_, State::Cached)) => {}
+                Some((granule, State::Live)) => {
                     let _ = heap.take_back(granule, Taker::of_one(count_at, last));
                 }
                 // Delivered: it has but to be counted. Or damage.
@@ -131,15 +154,22 @@ impl Handle {
             }
         }
         let count = depot.count(magazine);
-        match depot.item(magazine, count) {
-            Some(granule) if is(granule, State::Live) || is(granule, State::Cached) => {
+        match self.listed(heap, magazine, class, count) {
+            Some((granule, State::Live | State::Cached)) => {
                 let _ = heap.take_back(granule, Taker::of_one(count_at, count));
             }
-            Some(_) => depot.cut(magazine, count),
-            None => {}
+            _ if depot.item(magazine, count).is_some() => depot.cut(magazine, count),
+            _ => {}
         }
         // The magazine is about to be others': what was written down of it must not be done again.
         heap.leave();
+    }
+
+    /// The block of the class whose number stands in a place of a magazine, and what it is.
+    fn listed(&self, heap: &Heap, magazine: u32, class: u8, index: u32) -> Option<(u32, State)> {
+        let granule = self.depot().item(magazine, index)?;
+        let (state, size) = heap.block(granule)?;
+        (size == class::size(class)).then_some((granule, state))
     }
 
     /// What a thread that was inside no call leaves needs no settling. But if two threads freed one
@@ -147,8 +177,7 @@ impl Handle {
     fn tidy(&self, heap: &Heap, magazine: u32, class: u8) {
         let depot = self.depot();
         while let Some(last) = depot.count(magazine).checked_sub(1) {
-            let item = depot.item(magazine, last);
-            if item.and_then(|granule| heap.cached_size(granule)) == Some(class::size(class)) {
+            if let Some((_, State::Cached)) = self.listed(heap, magazine, class, last) {
                 break;
             }
             depot.cut(magazine, last);
