@@ -34,6 +34,8 @@ pub struct Case {
     pub rebooted: bool,
     /// So many times as many real kills as elsewhere.
     pub kills: u64,
+    /// After each state a survivor's mempool_recover is stepped through.
+    pub is_complete: bool,
     /// Other processes, which come before the child.
     pub others: Vec<Other>,
     /// What the child does.
@@ -65,6 +67,7 @@ impl Case {
             has_pool: true,
             rebooted: false,
             kills: 1,
+            is_complete: false,
             others: Vec::new(),
             act: Box::new(act),
         }
@@ -83,6 +86,11 @@ impl Case {
 
     fn with_kills(mut self, times: u64) -> Case {
         self.kills = times;
+        self
+    }
+
+    fn complete(mut self) -> Case {
+        self.is_complete = true;
         self
     }
 
@@ -553,6 +561,13 @@ fn caches() -> Vec<Case> {
             s.must_step(Call::Realloc { slot: a, size: 110 });
             s.must_step(Call::Realloc { slot: d, size: 30 });
         }),
+        Case::new("cache-realloc-moves", CACHED, |s| {
+            // From one magazine to another, and nobody else is needed.
+            let [_, a, _] = s.get_all([40, 16, 100]);
+            s.must_step(Call::Realloc { slot: a, size: 40 }); // to one that comes first
+            s.must_step(Call::Realloc { slot: a, size: 100 }); // and last
+        })
+        .complete(),
         Case::new("cache-refusals", CACHED, |s| {
             let [a, b] = s.get_all([64, 64]);
             let at = s.at(a);

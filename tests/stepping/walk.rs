@@ -185,7 +185,7 @@ impl<'r> Walker<'r> {
             }
             figures.states += 1;
             self.submit(theatre, scene, instant, tid, instant.point)?;
-            let all = only.is_some() || self.extent.complete;
+            let all = only.is_some() || self.extent.complete || theatre.case.is_complete;
             if !all && self.random.below(figures.states as usize) > 0 {
                 return Ok(());
             }
@@ -246,6 +246,7 @@ impl<'r> Walker<'r> {
         let is_pool = scene.effect() != Effect::Birth;
         let way = remains.point as usize;
         let call = match is_pool {
+            true if theatre.case.is_complete => Call::Recover,
             // A trim is long.
             true if self.extent.complete => [Call::Recover, Call::Trim, Call::Check][way % 3],
             true => [Call::Recover, Call::Check][way % 2],
