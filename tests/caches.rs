@@ -11,11 +11,11 @@ use common::memory::error;
 use common::other::Other;
 use common::random::Random;
 use common::worker::{
-    fill_cache, free_the_lost, is_stamped, keeps_stamp, stamp, Log, Shared, Worker,
+    end_inside, fill_cache, free_the_lost, is_stamped, keeps_stamp, stamp, Log, Shared,
 };
 use common::{options, Handle, Memory, Options};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
@@ -146,58 +146,9 @@ fn what_vanished_threads_had_cached_is_given_back_too() {
     }
 }
 
-struct Doomed<'a> {
-    pool: Handle,
-    worker: &'a Worker,
-}
-
-extern "C" fn doomed(argument: *mut c_void) -> *mut c_void {
-    // SAFETY: made by `end_inside`, which outlives the thread.
-    let Doomed { pool, worker } = unsafe { &*argument.cast::<Doomed>() };
-    worker.work(*pool, worker.calls.load(Relaxed));
-    std::ptr::null_mut()
-}
-
-/// Ends the thread that gets the signal, wherever it is, and nothing else.
-extern "C" fn end_thread(_signal: c_int) {
-    // SAFETY: does not return; the process goes on.
-    unsafe { libc::syscall(libc::SYS_exit, 0) };
-}
-
-/// Starts a thread that works, and ends it after a while: not by returning, but in the middle.
-fn end_inside(pool: Handle, worker: &Worker, after: Duration) {
-    let mut thread: libc::pthread_t = 0;
-    let argument = Doomed { pool, worker };
-    let before = worker.calls.load(Relaxed);
-    // Not a std thread: joining one that never returned would panic.
-    // SAFETY: the argument outlives the thread, which is joined below.
-    unsafe {
-        let argument = (&raw const argument).cast_mut().cast();
-        let answer = libc::pthread_create(&mut thread, std::ptr::null(), doomed, argument);
-        assert_eq!(answer, 0, "pthread_create");
-    }
-    // It has its cache.
-    while worker.calls.load(Relaxed) < before + 2 {
-        std::thread::yield_now();
-    }
-    std::thread::sleep(after);
-    // SAFETY: the thread has not been joined.
-    unsafe {
-        assert_eq!(libc::pthread_kill(thread, libc::SIGUSR1), 0);
-        assert_eq!(libc::pthread_join(thread, std::ptr::null_mut()), 0);
-    }
-}
-
 #[test]
 fn a_thread_that_ends_inside_a_call_leaves_its_cache_to_others() {
     child::run(LIMIT + chance(), || {
-        // SAFETY: all zero is a valid sigaction; the handler makes one system call.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = end_thread as extern "C" fn(c_int) as usize;
-            let answer = libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
-            assert_eq!(answer, 0, "{}", error());
-        }
         for memory in [Memory::shared(8 << 20), Memory::private(8 << 20)] {
             let shared = Shared::with(memory, 0);
             let (pool, first) = (shared.pool, shared.pool.stats().top);
@@ -209,7 +160,10 @@ fn a_thread_that_ends_inside_a_call_leaves_its_cache_to_others() {
                 let thread = scope.spawn(|| living.work(pool, 2));
                 let start = Instant::now();
                 while start.elapsed() < chance() / 4 || ended < 20 {
-                    end_inside(pool, dying, Duration::from_micros(random.below(300) as u64));
+                    let before = dying.calls.load(Relaxed);
+                    let has_its_cache = || dying.calls.load(Relaxed) >= before + 2;
+                    let after = Duration::from_micros(random.below(300) as u64);
+                    end_inside(pool, dying, before, has_its_cache, after);
                     ended += 1;
                     dying.settle(pool);
                     pool.recover().expect("recover");

@@ -6,11 +6,10 @@ mod common;
 use ::mempool::abi::*;
 use ::mempool::layout::LOCK_OFFSET;
 use common::child::{self, Child, End};
-use common::memory::error;
 use common::random::Random;
-use common::worker::{free_the_lost, gettid, is_stamped, stamp, Log, Shared, Worker};
-use common::{handle, options, Handle, Memory, Options};
-use std::ffi::{c_int, c_void};
+use common::worker::{end_inside, free_the_lost, gettid, is_stamped, stamp, Log, Shared, Worker};
+use common::{handle, options, Memory, Options};
+use std::ffi::c_int;
 use std::sync::atomic::Ordering::*;
 use std::time::{Duration, Instant};
 
@@ -153,58 +152,9 @@ fn stopped_inside_a_call_a_process_is_waited_for() {
 
 // Threads that end inside a call, while their process goes on.
 
-struct Doomed {
-    pool: Handle,
-    worker: *const Worker,
-}
-
-extern "C" fn doomed(argument: *mut c_void) -> *mut c_void {
-    // SAFETY: made by `end_inside`, which outlives the thread.
-    let Doomed { pool, worker } = unsafe { &*argument.cast::<Doomed>() };
-    // SAFETY: the log lives longer than any worker.
-    unsafe { &**worker }.work(*pool, 1);
-    std::ptr::null_mut()
-}
-
-/// Ends the thread that gets the signal, wherever it is, and nothing else.
-extern "C" fn end_thread(_signal: c_int) {
-    // SAFETY: does not return; the process goes on.
-    unsafe { libc::syscall(libc::SYS_exit, 0) };
-}
-
-/// Starts a thread that works, and ends it after a while: not by returning, but in the middle.
-fn end_inside(pool: Handle, worker: &Worker, after: Duration) {
-    worker.tid.store(0, Relaxed);
-    let mut thread: libc::pthread_t = 0;
-    let argument = Doomed { pool, worker };
-    // Not a std thread: joining one that never returned would panic.
-    // SAFETY: the argument outlives the thread, which is joined below.
-    unsafe {
-        let argument = (&raw const argument).cast_mut().cast();
-        let answer = libc::pthread_create(&mut thread, std::ptr::null(), doomed, argument);
-        assert_eq!(answer, 0, "pthread_create");
-    }
-    while worker.tid.load(Relaxed) == 0 {
-        std::hint::spin_loop();
-    }
-    std::thread::sleep(after);
-    // SAFETY: the thread has not been joined.
-    unsafe {
-        assert_eq!(libc::pthread_kill(thread, libc::SIGUSR1), 0);
-        assert_eq!(libc::pthread_join(thread, std::ptr::null_mut()), 0);
-    }
-}
-
 #[test]
 fn a_thread_that_ends_inside_a_call_is_cleaned_up_after() {
     child::run(LIMIT + chance(), || {
-        // SAFETY: all zero is a valid sigaction; the handler makes one system call.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = end_thread as extern "C" fn(c_int) as usize;
-            let answer = libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
-            assert_eq!(answer, 0, "{}", error());
-        }
         for memory in [Memory::shared(8 << 20), Memory::private(8 << 20)] {
             let shared = pool_in(memory);
             let (pool, first) = (shared.pool, shared.pool.stats().top);
@@ -216,7 +166,10 @@ fn a_thread_that_ends_inside_a_call_is_cleaned_up_after() {
                 scope.spawn(|| living.work(pool, 2));
                 let start = Instant::now();
                 while start.elapsed() < chance() / 4 || pool.stats().recoveries < LUCK {
-                    end_inside(pool, doomed, Duration::from_micros(random.below(500) as u64));
+                    doomed.tid.store(0, Relaxed);
+                    let has_begun = || doomed.tid.load(Relaxed) != 0;
+                    let after = Duration::from_micros(random.below(500) as u64);
+                    end_inside(pool, doomed, 1, has_begun, after);
                     ended += 1;
                     doomed.settle(pool);
                     if ended % 64 == 0 {

@@ -2,11 +2,12 @@
 //! them.
 
 use super::child::{self, Child};
-use super::memory::Memory;
+use super::memory::{error, Memory};
 use super::random::Random;
 use super::{handle, options, Handle, Options};
 use ::mempool::abi::MEMPOOL_BLOCK_LIVE;
 use ::mempool::layout::LOCK_OFFSET;
+use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,58 @@ pub fn fill_cache(pool: Handle) {
 pub fn gettid() -> u32 {
     // SAFETY: takes and touches nothing.
     unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+}
+
+struct Doomed<'a> {
+    pool: Handle,
+    worker: &'a Worker,
+    seed: u64,
+}
+
+extern "C" fn doomed(argument: *mut c_void) -> *mut c_void {
+    // SAFETY: made by `end_inside`, which outlives the thread.
+    let Doomed { pool, worker, seed } = unsafe { &*argument.cast::<Doomed>() };
+    worker.work(*pool, *seed);
+    std::ptr::null_mut()
+}
+
+/// Ends the thread that gets the signal, wherever it is, and nothing else.
+extern "C" fn end_thread(_signal: c_int) {
+    // SAFETY: does not return; the process goes on.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
+
+/// Starts a thread that works, and ends it a while after it has begun: not by returning, but in the
+/// middle. For processes that do not use SIGUSR1.
+pub fn end_inside(
+    pool: Handle,
+    worker: &Worker,
+    seed: u64,
+    has_begun: impl Fn() -> bool,
+    after: Duration,
+) {
+    let mut thread: libc::pthread_t = 0;
+    let mut argument = Doomed { pool, worker, seed };
+    // Not a std thread: joining one that never returned would panic.
+    // SAFETY: all zero is a valid sigaction, whose handler makes one system call; the argument
+    // outlives the thread, which is joined below.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = end_thread as extern "C" fn(c_int) as usize;
+        assert_eq!(libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()), 0, "{}", error());
+        let argument = (&raw mut argument).cast();
+        let answer = libc::pthread_create(&mut thread, std::ptr::null(), doomed, argument);
+        assert_eq!(answer, 0, "pthread_create");
+    }
+    while !has_begun() {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(after);
+    // SAFETY: the thread has not been joined.
+    unsafe {
+        assert_eq!(libc::pthread_kill(thread, libc::SIGUSR1), 0);
+        assert_eq!(libc::pthread_join(thread, std::ptr::null_mut()), 0);
+    }
 }
 
 /// How many blocks a worker holds at most.
