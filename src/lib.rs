@@ -93,6 +93,7 @@
 //! | `owners` | whose each live block is, in pools that know it | truth |
 //! | `names` | the directory: which block each name means | truth |
 //! | `depot` | magazines of cached blocks: whose each is; stacks of them for each class | truth, hints |
+//! | `shelf` | cached blocks too large for magazines, and in whose hand each is | truth |
 //! | `cache` | which thread has which cache | truth |
 //! | `local` | what a thread knows of its cache; the fast path of malloc and free | `unsafe` |
 //! | `check` | the judge | |
@@ -178,6 +179,7 @@ pub mod options;
 mod owners;
 pub mod pool;
 mod region;
+mod shelf;
 pub mod stats;
 mod sys;
 mod watch;

@@ -112,6 +112,7 @@ impl Handle {
             }
             heap.show_progress();
         }
+        self.recover_hand(heap, cache);
         self.caches().release(cache);
     }
 
@@ -155,8 +156,8 @@ impl Handle {
         }
     }
 
-    /// After the lock's owner died: finishes what it had begun with magazines.
-    pub(super) fn recover_holder(&self) {
+    /// After the lock's owner died: finishes what it had begun with magazines and shelves.
+    pub(super) fn recover_holder(&self, heap: &Heap) {
         let depot = self.depot();
         for Bound { magazine, owner, class } in depot.bound() {
             if owner == Owner::Holder {
@@ -164,6 +165,8 @@ impl Handle {
                 depot.give(magazine, class, Stack::Full);
             }
         }
-        depot.recount();
+        self.recover_holders_hand(heap);
+        depot.relist();
+        depot.recount(self.shelved());
     }
 }

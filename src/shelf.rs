@@ -1,0 +1,177 @@
+//! Shelves: where cached blocks wait that are too large for magazines, of which a pool has few. All
+//! threads put there and take from there, without a lock.
+//!
+//! ```text
+//! shelf   a word for each block, eight lines of them, for each wide class
+//!
+//! word    0                 nothing
+//!         granule + 1       a cached block, for anybody
+//!         .. | hand << 32   a block in the hand of who puts it or takes it: a cache's token, or 4095 for
+//!                           the holder of the pool's lock, who gives it back to the heap
+//! ```
+//!
+//! A word is the truth about whose the block is; who comes first has it, by one compare-and-swap:
+//!
+//! ```text
+//! put    word: nothing -> granule, hand | map: live -> cached | word: hand -> none
+//! take   word: hand none -> hand        | map: cached -> live | word -> nothing (delivered)
+//! ```
+//!
+//! So what a dead thread has in its hand was not delivered, or its free had begun: in both cases, and
+//! whatever the map says of it, it becomes free.
+//!
+//! Each thread begins at a line of its own, where it finds what it put there itself: so threads of
+//! which each has enough do not meet.
+#![forbid(unsafe_code)]
+
+use crate::class;
+use crate::layout::{Geometry, SHELF_SLOTS};
+use crate::region::Region;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// Words of a line.
+const LINE: usize = 8;
+
+/// In whose hand a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hand(u32);
+
+impl Hand {
+    /// Nobody's: it lies there.
+    pub const NONE: Hand = Hand(0);
+    /// That of the holder of the pool's lock.
+    pub const HOLDER: Hand = Hand(crate::depot::HOLDER);
+
+    /// That of the thread whose cache has this token.
+    pub fn of(token: u32) -> Hand {
+        Hand(token)
+    }
+
+    /// The token of a thread's cache.
+    pub fn token(self) -> Option<u32> {
+        (self.0 >> crate::depot::TOKEN_SHIFT != 0).then_some(self.0)
+    }
+}
+
+/// A block on a shelf, or in the hand of somebody there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Offset of its word.
+    pub at: usize,
+    /// The class of the shelf.
+    pub wide: u8,
+    /// Where the block starts.
+    pub granule: u32,
+    /// In whose hand it is.
+    pub hand: Hand,
+}
+
+impl Place {
+    fn decode(at: usize, wide: u8, word: u64) -> Option<Place> {
+        let granule = (word as u32).checked_sub(1)?;
+        Some(Place { at, wide, granule, hand: Hand((word >> 32) as u32) })
+    }
+
+    fn encode(&self) -> u64 {
+        u64::from(self.hand.0) << 32 | (u64::from(self.granule) + 1)
+    }
+
+    /// Granules of the block.
+    pub fn size(&self) -> u32 {
+        class::wide_size(self.wide)
+    }
+}
+
+/// The shelves of a pool.
+#[derive(Clone, Copy)]
+pub struct Shelves<'a> {
+    region: &'a Region,
+    geometry: &'a Geometry,
+}
+
+impl<'a> Shelves<'a> {
+    /// The shelves of the pool with this geometry.
+    pub fn new(region: &'a Region, geometry: &'a Geometry) -> Shelves<'a> {
+        Shelves { region, geometry }
+    }
+
+    /// Makes all shelves empty.
+    pub fn format(&self) {
+        for wide in self.classes() {
+            for slot in 0..SHELF_SLOTS {
+                self.region.store64(self.geometry.shelf_at(wide) + slot * 8, 0);
+            }
+        }
+    }
+
+    /// The classes that have a shelf.
+    pub fn classes(&self) -> core::ops::Range<u8> {
+        0..self.geometry.shelves as u8
+    }
+
+    /// Puts a live block into the hand of a thread, at a place where nothing is. None if the shelf
+    /// is full.
+    pub fn put(&self, wide: u8, granule: u32, token: u32) -> Option<Place> {
+        let place = |at| Place { at, wide, granule, hand: Hand::of(token) };
+        self.slots(wide, token).map(place).find(|place| {
+            let word = self.region.word64(place.at);
+            word.is_some_and(|word| {
+                word.load(Relaxed) == 0
+                    && word.compare_exchange(0, place.encode(), Acquire, Relaxed).is_ok()
+            })
+        })
+    }
+
+    /// Takes a block into the hand of a thread. None if the shelf is empty.
+    pub fn take(&self, wide: u8, token: u32) -> Option<Place> {
+        self.slots(wide, token).find_map(|at| {
+            let found = self.place(wide, at)?;
+            (found.hand == Hand::NONE).then(|| self.hand_over(found, Hand::of(token))).flatten()
+        })
+    }
+
+    /// Takes a block out of one hand into another, if it still is there.
+    pub fn hand_over(&self, from: Place, hand: Hand) -> Option<Place> {
+        let to = Place { hand, ..from };
+        let word = self.region.word64(from.at)?;
+        let won = word.compare_exchange(from.encode(), to.encode(), Acquire, Relaxed).is_ok();
+        won.then_some(to)
+    }
+
+    /// Lets go of a block in one's hand: it is anybody's.
+    pub fn let_go(&self, place: Place) {
+        if let Some(word) = self.region.word64(place.at) {
+            word.store(Place { hand: Hand::NONE, ..place }.encode(), Release);
+        }
+    }
+
+    /// Makes the place of a block in one's hand an empty one: the block is somewhere else.
+    pub fn clear(&self, place: Place) {
+        if let Some(word) = self.region.word64(place.at) {
+            word.store(0, Release);
+        }
+    }
+
+    /// What is on a shelf. O(places).
+    pub fn each(self, wide: u8) -> impl Iterator<Item = Place> + 'a {
+        let first = self.geometry.shelf_at(wide);
+        (0..SHELF_SLOTS).filter_map(move |slot| self.place(wide, first + slot * 8))
+    }
+
+    /// What is on all shelves. O(places).
+    pub fn all(self) -> impl Iterator<Item = Place> + 'a {
+        self.classes().flat_map(move |wide| self.each(wide))
+    }
+
+    /// What stands at a place.
+    pub fn place(&self, wide: u8, at: usize) -> Option<Place> {
+        Place::decode(at, wide, self.region.load64(at))
+    }
+
+    /// Where a shelf's places are, those of a thread's own line first.
+    fn slots(&self, wide: u8, token: u32) -> impl Iterator<Item = usize> {
+        let first = self.geometry.shelf_at(wide);
+        let own = token as usize % (SHELF_SLOTS / LINE) * LINE;
+        (0..SHELF_SLOTS).map(move |slot| first + (own + slot) % SHELF_SLOTS * 8)
+    }
+}
