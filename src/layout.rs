@@ -37,6 +37,7 @@
 //!           240 depot            hoard, magazines ever bound, first idle magazine
 //!           252 caches           how many were ever claimed
 //!           256 names            the directory's first entry, the root block, granules of entries
+//!           268 shelves          whether they were ever used
 //!           272 ...              the bins
 //! ```
 #![forbid(unsafe_code)]
@@ -93,6 +94,8 @@ pub const CACHES_OFFSET: usize = 252;
 pub const RECORD_OFFSET: usize = 140;
 /// Where the names' words lie.
 pub const NAMES_OFFSET: usize = 256;
+/// Where it says whether shelves were ever used: until then their bytes mean nothing.
+pub const SHELVES_OFFSET: usize = 268;
 /// The header's length in bytes; the bins follow.
 pub const HEADER_BYTES: usize = 272;
 /// The header as words of 32 bits, and of 64.

@@ -25,7 +25,7 @@
 #![forbid(unsafe_code)]
 
 use crate::class;
-use crate::layout::{Geometry, SHELF_SLOTS};
+use crate::layout::{Geometry, SHELF_SLOTS, SHELVES_OFFSET};
 use crate::region::Region;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -95,18 +95,34 @@ impl<'a> Shelves<'a> {
         Shelves { region, geometry }
     }
 
-    /// Makes all shelves empty.
+    /// Makes all shelves unused: what their bytes are does not matter any more.
     pub fn format(&self) {
-        for wide in self.classes() {
+        self.region.store32(self.geometry.word(SHELVES_OFFSET), 0);
+    }
+
+    /// Whether they were ever used.
+    pub fn are_used(&self) -> bool {
+        self.region.load32(self.geometry.word(SHELVES_OFFSET)) != 0
+    }
+
+    /// Makes shelves that were never used empty ones. For who holds the pool's lock.
+    pub fn begin(&self) {
+        if self.are_used() {
+            return;
+        }
+        for wide in 0..self.geometry.shelves as u8 {
             for slot in 0..SHELF_SLOTS {
                 self.region.store64(self.geometry.shelf_at(wide) + slot * 8, 0);
             }
         }
+        if let Some(word) = self.region.word32(self.geometry.word(SHELVES_OFFSET)) {
+            word.store(1, Release);
+        }
     }
 
-    /// The classes that have a shelf.
+    /// The classes that have a shelf in use.
     pub fn classes(&self) -> core::ops::Range<u8> {
-        0..self.geometry.shelves as u8
+        0..if self.are_used() { self.geometry.shelves as u8 } else { 0 }
     }
 
     /// Puts a live block into the hand of a thread, at a place where nothing is. None if the shelf

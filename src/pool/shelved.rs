@@ -55,6 +55,9 @@ impl Handle {
         let Some(token) = local.token() else { return Ok(None) };
         let tag = if self.geometry.owners > 0 { Some(self.own_unlocked()?) } else { None };
         let (heap, shelves) = (self.heap(), self.shelves());
+        if !shelves.are_used() {
+            return Ok(None);
+        }
         for _ in 0..SHELF_SLOTS {
             let Some(place) = shelves.take(wide, token) else { break };
             self.earn(local, place.size());
@@ -91,6 +94,9 @@ impl Handle {
         let Some(token) = local.token() else { return Ok(false) };
         if !self.afford(local, size)? {
             return Ok(false);
+        }
+        if !self.shelves().are_used() {
+            self.locked(|_| Ok(self.shelves().begin()))?;
         }
         let Some(place) = self.shelves().put(wide, granule, token) else {
             self.earn(local, size);
@@ -141,7 +147,7 @@ impl Handle {
     pub(super) fn clear_away(&self, heap: &Heap, local: &Local) -> bool {
         const STEP: u8 = 5;
         let shelves = self.shelves();
-        let count = self.geometry.shelves as u8;
+        let count = shelves.classes().end;
         let first = local.turn.get() % count.max(1);
         local.turn.set((local.turn.get() + STEP) % class::COUNT);
         let mut places = (first..count).chain(0..first).flat_map(|wide| shelves.each(wide));
