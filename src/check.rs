@@ -9,7 +9,7 @@ use crate::layout::Geometry;
 use crate::map::State;
 use crate::options::NO_COMPACT;
 use crate::region::Region;
-use crate::shelf::{Hand, Place, Shelves};
+use crate::shelf::{Grip, Place, Shelves};
 
 /// Verifies a pool whose lock the caller holds: the header, that blocks tile the region up to
 /// `top`, that no byte between is a start, that free blocks but loose ones are joined and known from
@@ -68,15 +68,15 @@ fn check_magazines(geometry: &Geometry, heap: &Heap, depot: &Depot, still: bool)
 /// Compares what lies on the shelves with what the map says. How many are cached there.
 fn check_shelves(heap: &Heap, shelves: &Shelves) -> Result<u32> {
     let is_cached = |place: &Place| heap.cached_size(place.granule) == Some(place.size());
-    for place in shelves.all().filter(|place| place.hand == Hand::NONE) {
+    for place in shelves.all().filter(|place| place.grip == Grip::NONE) {
         let stays = || shelves.place(place.wide, place.at) == Some(place);
         if (0..LOOKS).all(|_| !is_cached(&place) && stays()) {
             return corrupted("what is no cached block is on a shelf", place.at);
         }
     }
-    let is_odd = |place: &Place| place.hand.token().is_none() && place.hand != Hand::NONE;
+    let is_odd = |place: &Place| place.grip.token().is_none() && place.grip != Grip::NONE;
     match shelves.all().find(is_odd) {
-        Some(place) => corrupted("a block is in a hand that cannot be", place.at),
+        Some(place) => corrupted("a block is in a grip that cannot be", place.at),
         None => Ok(shelves.all().filter(is_cached).count() as u32),
     }
 }

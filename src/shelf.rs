@@ -6,18 +6,18 @@
 //!
 //! word    0                 nothing
 //!         granule + 1       a cached block, for anybody
-//!         .. | hand << 32   a block in the hand of who puts it or takes it: a cache's token, or 4095 for
+//!         .. | grip << 32   a block in the grip of who puts it or takes it: a cache's token, or 4095 for
 //!                           the holder of the pool's lock, who gives it back to the heap
 //! ```
 //!
 //! A word is the truth about whose the block is; who comes first has it, by one compare-and-swap:
 //!
 //! ```text
-//! put    word: nothing -> granule, hand | map: live -> cached | word: hand -> none
-//! take   word: hand none -> hand        | map: cached -> live | word -> nothing (delivered)
+//! put    word: nothing -> granule, grip | map: live -> cached | word: grip -> none
+//! take   word: grip none -> grip        | map: cached -> live | word -> nothing (delivered)
 //! ```
 //!
-//! So what a dead thread has in its hand was not delivered, or its free had begun: in both cases, and
+//! So what a dead thread has in its grip was not delivered, or its free had begun: in both cases, and
 //! whatever the map says of it, it becomes free.
 //!
 //! Each thread begins at a line of its own, where it finds what it put there itself: so threads of
@@ -32,19 +32,19 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 /// Words of a line.
 const LINE: usize = 8;
 
-/// In whose hand a block is.
+/// In whose grip a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hand(u32);
+pub struct Grip(u32);
 
-impl Hand {
+impl Grip {
     /// Nobody's: it lies there.
-    pub const NONE: Hand = Hand(0);
+    pub const NONE: Grip = Grip(0);
     /// That of the holder of the pool's lock.
-    pub const HOLDER: Hand = Hand(crate::depot::HOLDER);
+    pub const HOLDER: Grip = Grip(crate::depot::HOLDER);
 
     /// That of the thread whose cache has this token.
-    pub fn of(token: u32) -> Hand {
-        Hand(token)
+    pub fn of(token: u32) -> Grip {
+        Grip(token)
     }
 
     /// The token of a thread's cache.
@@ -53,7 +53,7 @@ impl Hand {
     }
 }
 
-/// A block on a shelf, or in the hand of somebody there.
+/// A block on a shelf, or in the grip of somebody there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Offset of its word.
@@ -62,18 +62,18 @@ pub struct Place {
     pub wide: u8,
     /// Where the block starts.
     pub granule: u32,
-    /// In whose hand it is.
-    pub hand: Hand,
+    /// In whose grip it is.
+    pub grip: Grip,
 }
 
 impl Place {
     fn decode(at: usize, wide: u8, word: u64) -> Option<Place> {
         let granule = (word as u32).checked_sub(1)?;
-        Some(Place { at, wide, granule, hand: Hand((word >> 32) as u32) })
+        Some(Place { at, wide, granule, grip: Grip((word >> 32) as u32) })
     }
 
     fn encode(&self) -> u64 {
-        u64::from(self.hand.0) << 32 | (u64::from(self.granule) + 1)
+        u64::from(self.grip.0) << 32 | (u64::from(self.granule) + 1)
     }
 
     /// Granules of the block.
@@ -110,13 +110,20 @@ impl<'a> Shelves<'a> {
         if self.are_used() {
             return;
         }
-        for wide in 0..self.geometry.shelves as u8 {
-            for slot in 0..SHELF_SLOTS {
-                self.region.store64(self.geometry.shelf_at(wide) + slot * 8, 0);
-            }
-        }
+        self.empty(0..self.geometry.shelves as u8);
         if let Some(word) = self.region.word32(self.geometry.word(SHELVES_OFFSET)) {
             word.store(1, Release);
+        }
+    }
+
+    /// Forgets all that lies there. For who knows that nobody else puts or takes anything.
+    pub fn clear_all(&self) {
+        self.empty(self.classes());
+    }
+
+    fn empty(&self, classes: core::ops::Range<u8>) {
+        for at in classes.flat_map(|wide| self.places(wide)) {
+            self.region.store64(at, 0);
         }
     }
 
@@ -125,10 +132,10 @@ impl<'a> Shelves<'a> {
         0..if self.are_used() { self.geometry.shelves as u8 } else { 0 }
     }
 
-    /// Puts a live block into the hand of a thread, at a place where nothing is. None if the shelf
+    /// Puts a live block into the grip of a thread, at a place where nothing is. None if the shelf
     /// is full.
     pub fn put(&self, wide: u8, granule: u32, token: u32) -> Option<Place> {
-        let place = |at| Place { at, wide, granule, hand: Hand::of(token) };
+        let place = |at| Place { at, wide, granule, grip: Grip::of(token) };
         self.slots(wide, token).map(place).find(|place| {
             let word = self.region.word64(place.at);
             word.is_some_and(|word| {
@@ -138,30 +145,30 @@ impl<'a> Shelves<'a> {
         })
     }
 
-    /// Takes a block into the hand of a thread. None if the shelf is empty.
+    /// Takes a block into the grip of a thread. None if the shelf is empty.
     pub fn take(&self, wide: u8, token: u32) -> Option<Place> {
         self.slots(wide, token).find_map(|at| {
-            let found = self.place(wide, at)?;
-            (found.hand == Hand::NONE).then(|| self.hand_over(found, Hand::of(token))).flatten()
+            let found = self.place(wide, at).filter(|found| found.grip == Grip::NONE)?;
+            self.pass(found, Grip::of(token))
         })
     }
 
-    /// Takes a block out of one hand into another, if it still is there.
-    pub fn hand_over(&self, from: Place, hand: Hand) -> Option<Place> {
-        let to = Place { hand, ..from };
+    /// Takes a block out of one grip into another, if it still is there.
+    pub fn pass(&self, from: Place, grip: Grip) -> Option<Place> {
+        let to = Place { grip, ..from };
         let word = self.region.word64(from.at)?;
         let won = word.compare_exchange(from.encode(), to.encode(), Acquire, Relaxed).is_ok();
         won.then_some(to)
     }
 
-    /// Lets go of a block in one's hand: it is anybody's.
+    /// Lets go of a block in one's grip: it is anybody's.
     pub fn let_go(&self, place: Place) {
         if let Some(word) = self.region.word64(place.at) {
-            word.store(Place { hand: Hand::NONE, ..place }.encode(), Release);
+            word.store(Place { grip: Grip::NONE, ..place }.encode(), Release);
         }
     }
 
-    /// Makes the place of a block in one's hand an empty one: the block is somewhere else.
+    /// Makes the place of a block in one's grip an empty one: the block is somewhere else.
     pub fn clear(&self, place: Place) {
         if let Some(word) = self.region.word64(place.at) {
             word.store(0, Release);
@@ -170,8 +177,7 @@ impl<'a> Shelves<'a> {
 
     /// What is on a shelf. O(places).
     pub fn each(self, wide: u8) -> impl Iterator<Item = Place> + 'a {
-        let first = self.geometry.shelf_at(wide);
-        (0..SHELF_SLOTS).filter_map(move |slot| self.place(wide, first + slot * 8))
+        self.places(wide).filter_map(move |at| self.place(wide, at))
     }
 
     /// What is on all shelves. O(places).
@@ -184,7 +190,13 @@ impl<'a> Shelves<'a> {
         Place::decode(at, wide, self.region.load64(at))
     }
 
-    /// Where a shelf's places are, those of a thread's own line first.
+    /// Where a shelf's places are.
+    fn places(&self, wide: u8) -> impl Iterator<Item = usize> {
+        let first = self.geometry.shelf_at(wide);
+        (0..SHELF_SLOTS).map(move |slot| first + slot * 8)
+    }
+
+    /// Where they are, those of a thread's own line first.
     fn slots(&self, wide: u8, token: u32) -> impl Iterator<Item = usize> {
         let first = self.geometry.shelf_at(wide);
         let own = token as usize % (SHELF_SLOTS / LINE) * LINE;

@@ -9,6 +9,7 @@ use common::random::Random;
 use common::worker::{is_stamped, stamp, Shared};
 use common::{handle, options, Handle, Memory, Options};
 use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::time::Duration;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -241,9 +242,52 @@ fn a_block_from_a_shelf_is_its_new_owners() {
         assert_eq!(again, block);
         0
     });
-    assert_eq!(end.wait(std::time::Duration::from_secs(60)), Some(common::child::End::Exit(0)));
+    assert_eq!(end.wait(Duration::from_secs(60)), Some(common::child::End::Exit(0)));
     assert_eq!(pool.owner(block).expect("an owner").label, 2);
     assert_eq!(pool.reap().expect("reap").freed_count, 1);
+}
+
+/// What is filled before it is delivered is nobody's before it is.
+#[test]
+fn who_dies_while_a_block_is_filled_gets_none() {
+    const SIZE: usize = 250_000;
+    let (shared, board) = (pool(64 * MIB, 0), Memory::shared(64));
+    let pool = shared.pool;
+    // SAFETY: inside the mapping, aligned; zero is a value.
+    let is_filling = unsafe { &*board.base().cast::<AtomicBool>() };
+    let mut random = Random(1);
+    let (mut filling, mut delivered) = (0, 0);
+    for _ in 0..100 {
+        is_filling.store(false, SeqCst);
+        let child = common::child::fork(|| loop {
+            let block = pool.malloc(SIZE).expect("malloc");
+            // SAFETY: our own block.
+            unsafe { block.add(SIZE / 2).write_volatile(0xee) };
+            pool.free(block).expect("free");
+            is_filling.store(true, SeqCst);
+            let block = pool.calloc_fill(1, SIZE, 0x11).expect("calloc_fill");
+            is_filling.store(false, SeqCst);
+            pool.free(block).expect("free");
+        });
+        std::thread::sleep(Duration::from_micros(300 + random.below(2000) as u64));
+        child.kill();
+        pool.recover().expect("recover");
+        let live = |block: &handle::Block| block.state == MEMPOOL_BLOCK_LIVE;
+        let left: Vec<handle::Block> = pool.walk().into_iter().filter(live).collect();
+        filling += usize::from(is_filling.load(SeqCst));
+        for block in left {
+            if is_filling.load(SeqCst) {
+                let middle = shared.memory.bytes(block.offset as usize + SIZE / 2, 1)[0];
+                assert_eq!(middle, 0x11, "it was delivered half filled");
+                delivered += 1;
+            }
+            pool.free(pool.pointer(block.offset)).expect("free");
+        }
+        pool.trim().expect("trim");
+        pool.must_check();
+        assert_eq!(pool.stats().used_count, 0);
+    }
+    assert!(filling > 20 && delivered < filling / 2, "{filling} died there, {delivered} had it");
 }
 
 /// Threads that pass blocks on through the shelves: each has its own, all of it.

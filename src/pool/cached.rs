@@ -493,8 +493,8 @@ impl Handle {
     pub(super) fn forget_cached(&self) {
         let depot = self.depot();
         depot.bound().for_each(|bound| depot.cut(bound.magazine, 0));
-        self.shelves().format();
-        depot.recount(0);
+        self.shelves().clear_all();
+        self.recount();
     }
 
     /// Whether no other thread has a cache: then, under the lock, no cached block is in motion.

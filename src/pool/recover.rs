@@ -112,7 +112,7 @@ impl Handle {
             }
             heap.show_progress();
         }
-        self.recover_hand(heap, cache);
+        self.recover_grip(heap, cache);
         self.caches().release(cache);
     }
 
@@ -165,8 +165,8 @@ impl Handle {
                 depot.give(magazine, class, Stack::Full);
             }
         }
-        self.recover_holders_hand(heap);
+        self.recover_holders_grip(heap);
         depot.relist();
-        depot.recount(self.shelved());
+        self.recount();
     }
 }

@@ -13,18 +13,18 @@ use crate::heap::{Heap, Taker};
 use crate::layout::{RECOVERIES_OFFSET, SHELF_SLOTS};
 use crate::local::Local;
 use crate::map::State;
-use crate::shelf::{Hand, Place, Shelves};
+use crate::shelf::{Grip, Place, Shelves};
 use core::ptr::NonNull;
 
 /// So large a part of the hoard is not for shelves: small blocks come and go more often.
 const RESERVE: u32 = 4;
 /// All threads together have at most this part of the hoard as their credit.
-const CREDIT: u32 = 8;
+const CREDIT: u32 = 16;
 /// So often a thread finds no room in the hoard before another class's block makes way: what lies
 /// there may be what nobody asks for any more.
 const PATIENCE: u8 = 16;
 
-/// A block in this thread's hand, live: the allocator's until it is delivered.
+/// A block in this thread's grip, live: the allocator's until it is delivered.
 #[must_use]
 pub(super) struct Shelved {
     block: NonNull<u8>,
@@ -135,7 +135,8 @@ impl Handle {
     /// Keeps what a thread's block was counted for, unless that is more than a thread may keep.
     fn earn(&self, local: &Local, size: u32) {
         let credit = local.credit.get().saturating_add(size);
-        let most = self.geometry.hoard_max() / CREDIT / self.caches().known().max(1);
+        let threads = self.caches().known().max(1).next_power_of_two();
+        let most = self.geometry.hoard_max() / CREDIT >> threads.ilog2();
         let kept = if credit > most { most / 2 } else { credit };
         if kept < credit {
             self.depot().discharge(credit - kept);
@@ -146,21 +147,24 @@ impl Handle {
     /// Gives one block back to the heap, of a class that comes next; false if there is none.
     pub(super) fn clear_away(&self, heap: &Heap, local: &Local) -> bool {
         const STEP: u8 = 5;
+        /// Not all shelves: that may be in vain, and take long.
+        const SOME: usize = 4;
         let shelves = self.shelves();
         let count = shelves.classes().end;
         let first = local.turn.get() % count.max(1);
         local.turn.set((local.turn.get() + STEP) % class::COUNT);
-        let mut places = (first..count).chain(0..first).flat_map(|wide| shelves.each(wide));
-        places.any(|place| place.hand == Hand::NONE && self.return_place(heap, place))
+        let some = (first..count).chain(0..first).take(SOME);
+        let mut places = some.flat_map(|wide| shelves.each(wide));
+        places.any(|place| place.grip == Grip::NONE && self.return_place(heap, place))
     }
 
-    /// Gives what lies on the shelves back to the heap, and what is in no thread's hand. O(places).
+    /// Gives what lies on the shelves back to the heap, and what is in no thread's grip. O(places).
     pub(super) fn clear_shelves(&self, heap: &Heap) {
         let caches = self.caches();
         for place in self.shelves().all() {
-            let token = place.hand.token();
+            let token = place.grip.token();
             let is_known = |token: u32| caches.token(crate::cache::number(token)) == Some(token);
-            let is_idle = place.hand == Hand::NONE || token.is_some_and(|token| !is_known(token));
+            let is_idle = place.grip == Grip::NONE || token.is_some_and(|token| !is_known(token));
             if is_idle {
                 self.return_place(heap, place);
                 heap.show_progress();
@@ -168,9 +172,9 @@ impl Handle {
         }
     }
 
-    /// Gives a cached block back to the heap that is in nobody's hand; false if somebody took it.
+    /// Gives a cached block back to the heap that is in nobody's grip; false if somebody took it.
     fn return_place(&self, heap: &Heap, place: Place) -> bool {
-        let Some(place) = self.shelves().hand_over(place, Hand::HOLDER) else { return false };
+        let Some(place) = self.shelves().pass(place, Grip::HOLDER) else { return false };
         self.depot().discharge(place.size());
         if heap.block(place.granule) == Some((State::Cached, place.size())) {
             self.finish_place(heap, place);
@@ -182,27 +186,35 @@ impl Handle {
         true
     }
 
-    /// Frees what a dead thread had in its hand: it was not delivered yet, or freed. O(places).
-    pub(super) fn recover_hand(&self, heap: &Heap, cache: u32) {
+    /// Frees what a dead thread had in its grip: it was not delivered yet, or freed. O(places).
+    pub(super) fn recover_grip(&self, heap: &Heap, cache: u32) {
         let is_theirs = |token| crate::cache::number(token) == cache;
         let shelves = self.shelves();
-        for place in shelves.all().filter(|place| place.hand.token().is_some_and(is_theirs)) {
-            if let Some(place) = shelves.hand_over(place, Hand::HOLDER) {
+        for place in shelves.all().filter(|place| place.grip.token().is_some_and(is_theirs)) {
+            if let Some(place) = shelves.pass(place, Grip::HOLDER) {
                 self.finish_place(heap, place);
             }
         }
         // Its credit died with it.
-        self.depot().recount(self.shelved());
+        self.recount();
+    }
+
+    /// Counts the hoard anew. As much as threads may have as their credit counts as theirs: so what
+    /// they put on shelves without counting is in it.
+    pub(super) fn recount(&self) {
+        let credit = if self.shelves().are_used() { self.geometry.hoard_max() / CREDIT } else { 0 };
+        let shelved = self.shelves().all().map(|place| place.size());
+        self.depot().recount(shelved.fold(credit, u32::saturating_add));
     }
 
     /// After the lock's owner died: ends what it had begun to give back. Nobody has had the lock since;
     /// so what is no block any more is free already.
-    pub(super) fn recover_holders_hand(&self, heap: &Heap) {
-        let in_hand = |place: &Place| place.hand == Hand::HOLDER;
-        self.shelves().all().filter(in_hand).for_each(|place| self.finish_place(heap, place));
+    pub(super) fn recover_holders_grip(&self, heap: &Heap) {
+        let in_grip = |place: &Place| place.grip == Grip::HOLDER;
+        self.shelves().all().filter(in_grip).for_each(|place| self.finish_place(heap, place));
     }
 
-    /// Frees the block in the lock holder's hand, if it is not free yet. Then its place is empty.
+    /// Frees the block in the lock holder's grip, if it is not free yet. Then its place is empty.
     fn finish_place(&self, heap: &Heap, place: Place) {
         match heap.block(place.granule) {
             Some((State::Cached | State::Live, size)) if size == place.size() => {
@@ -213,13 +225,8 @@ impl Handle {
         self.shelves().clear(place);
     }
 
-    /// How many granules lie on the shelves. O(places).
-    pub(super) fn shelved(&self) -> u32 {
-        self.shelves().all().map(|place| place.size()).fold(0, u32::saturating_add)
-    }
-
     /// Whether the block at a place counts as cached, rather than live.
     pub(super) fn is_cached(&self, place: &Place) -> bool {
-        place.hand == Hand::NONE || self.heap().cached_size(place.granule) == Some(place.size())
+        place.grip == Grip::NONE || self.heap().cached_size(place.granule) == Some(place.size())
     }
 }

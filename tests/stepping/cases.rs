@@ -657,22 +657,21 @@ fn shelves() -> Vec<Case> {
         })
         .after(shelve)
         .beside_then(shelve, go_on),
+        case("shelf-trim", |s| {
+            shelve(s);
+            s.must_step(Call::Trim);
+        })
+        .called("shelves"),
     ];
     if super::soak().is_some() {
-        all.extend([
-            case("shelf-trim", |s| {
-                shelve(s);
-                s.must_step(Call::Trim);
-            })
-            .called("shelves")
-            .after(shelve)
-            .beside_then(begin, go_on),
+        all.push(
             case("shelf-whole", |s| {
                 shelve(s);
                 s.must_step(Call::FreeAll);
             })
-            .called("with shelves"),
-        ]);
+            .called("with shelves")
+            .after(shelve),
+        );
     }
     all
 }

@@ -42,7 +42,7 @@ use walk::{Extent, Only, Walker};
 
 /// What must have been stepped through, by how rows of the table begin: a scene that has come to do
 /// something else, since the library has changed, is to be noticed.
-const OPERATIONS: [&str; 58] = [
+const OPERATIONS: [&str; 59] = [
     "malloc, shelf",
     "free, shelf",
     "free, shelf, with the lock",
@@ -92,6 +92,7 @@ const OPERATIONS: [&str; 58] = [
     "free_all, filled, with names",
     "free_all, with names and caches",
     "free_all, with caches",
+    "trim, shelves",
     "trim, a cache and the depot",
     "recover, a dead cache",
     "attach, after a reboot",
