@@ -9,6 +9,7 @@ use crate::layout::Geometry;
 use crate::map::State;
 use crate::options::NO_COMPACT;
 use crate::region::Region;
+use crate::shelf::{Grip, Place, Shelves};
 
 /// Verifies a pool whose lock the caller holds: the header, that blocks tile the region up to
 /// `top`, that no byte between is a start, that free blocks but loose ones are joined and known from
@@ -19,13 +20,20 @@ pub fn check(
     geometry: &Geometry,
     heap: &Heap,
     depot: &Depot,
+    shelves: &Shelves,
     still: bool,
 ) -> Result<()> {
     if !geometry.still_written(region) {
         return corrupted("the header has changed", geometry.header);
     }
     let (found, cached) = tile(geometry, heap)?;
-    check_magazines(geometry, heap, depot, still, cached)?;
+    let held = check_magazines(geometry, heap, depot, still)? + check_shelves(heap, shelves)?;
+    if still && held != cached {
+        return corrupted(
+            "cached blocks are in no magazine nor on a shelf, or in several",
+            geometry.magazine,
+        );
+    }
     if heap.counts() != found {
         return corrupted("counts disagree with the map", geometry.header);
     }
@@ -38,14 +46,8 @@ pub fn check(
 }
 
 /// Compares what magazines hold with what the map says is cached. Unless they are `still`, threads
-/// move blocks meanwhile: then nothing is said of a magazine's last, nor of how many there are.
-fn check_magazines(
-    geometry: &Geometry,
-    heap: &Heap,
-    depot: &Depot,
-    still: bool,
-    cached: u32,
-) -> Result<()> {
+/// move blocks meanwhile: then nothing is said of a magazine's last. How many there are.
+fn check_magazines(geometry: &Geometry, heap: &Heap, depot: &Depot, still: bool) -> Result<u32> {
     for magazine in 0..depot.known() {
         if depot.owner(magazine).is_none() || depot.class(magazine).is_none() {
             let at = geometry.magazine_at(magazine);
@@ -60,10 +62,23 @@ fn check_magazines(
             return corrupted("a magazine holds what is no cached block", at);
         }
     }
-    if still && held != cached {
-        return corrupted("cached blocks are in no magazine, or in several", geometry.magazine);
+    Ok(held)
+}
+
+/// Compares what lies on the shelves with what the map says. How many are cached there.
+fn check_shelves(heap: &Heap, shelves: &Shelves) -> Result<u32> {
+    let is_cached = |place: &Place| heap.cached_size(place.granule) == Some(place.size());
+    for place in shelves.all().filter(|place| place.grip == Grip::NONE) {
+        let stays = || shelves.place(place.wide, place.at) == Some(place);
+        if (0..LOOKS).all(|_| !is_cached(&place) && stays()) {
+            return corrupted("what is no cached block is on a shelf", place.at);
+        }
     }
-    Ok(())
+    let is_odd = |place: &Place| place.grip.token().is_none() && place.grip != Grip::NONE;
+    match shelves.all().find(is_odd) {
+        Some(place) => corrupted("a block is in a grip that cannot be", place.at),
+        None => Ok(shelves.all().filter(is_cached).count() as u32),
+    }
 }
 
 /// A magazine in motion is odd only if it is at each of so many looks.

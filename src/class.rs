@@ -1,8 +1,13 @@
-//! Size classes, in granules: every count to 32, then eight steps a doubling to 4096.
+//! Size classes, in granules: every count to 32, then eight steps a doubling to 4096. Above that are
+//! the *wide* ones, six steps a doubling to 262144, each an eighth larger than the one before: of
+//! these fewer are better, since each wants blocks of its own on the shelves.
 //!
 //! ```text
 //! class   0  1  2 ..  31 | 32 33 34 .. 39 | 40 41 .. 47 | .. |  80 ..   87
 //! size    1  2  3 ..  32 | 36 40 44 .. 64 | 72 80 .. 128 | .. | 2304 .. 4096
+//!
+//! wide     0    1    2    3    4    5  |  6 ..   11  | .. |   30 ..     35
+//! size   4608 5184 5832 6561 7381 8192 | 9216 .. 16384 | .. | 147456 .. 262144
 //! ```
 #![forbid(unsafe_code)]
 
@@ -50,9 +55,61 @@ pub const fn exact(size: u32) -> Option<u8> {
     }
 }
 
+/// How many wide classes there are.
+pub const WIDE_COUNT: u8 = 36;
+/// The largest.
+pub const WIDEST: u32 = LARGEST << 6;
+/// The first doubling of them.
+const WIDE_STEPS: [u32; 6] = [4608, 5184, 5832, 6561, 7381, 8192];
+
+const _: () = assert!(wide_size(WIDE_COUNT - 1) == WIDEST && WIDE_STEPS[5] == 2 * LARGEST);
+
+/// The size of a wide class.
+pub const fn wide_size(wide: u8) -> u32 {
+    WIDE_STEPS[wide as usize % WIDE_STEPS.len()] << (wide as usize / WIDE_STEPS.len())
+}
+
+/// The smallest wide class of at least this size; None for sizes that have no wide class.
+pub const fn wide_at_least(size: u32) -> Option<u8> {
+    if size <= LARGEST || size > WIDEST {
+        return None;
+    }
+    let doubling = (size - 1).ilog2() - LARGEST.ilog2();
+    let mut step = 0;
+    while size > WIDE_STEPS[step] << doubling {
+        step += 1;
+    }
+    Some(doubling as u8 * WIDE_STEPS.len() as u8 + step as u8)
+}
+
+/// The wide class whose size this is exactly.
+pub const fn wide_exact(size: u32) -> Option<u8> {
+    match wide_at_least(size) {
+        Some(wide) if wide_size(wide) == size => Some(wide),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wide_sizes_and_classes_agree_and_waste_at_most_an_eighth() {
+        let mut smaller = LARGEST;
+        for wide in 0..WIDE_COUNT {
+            let this = wide_size(wide);
+            assert!(this > smaller && (this - smaller - 1) * 8 <= smaller + 1);
+            assert_eq!((wide_exact(this), wide_at_least(this)), (Some(wide), Some(wide)));
+            for between in smaller + 1..this {
+                assert_eq!((wide_exact(between), wide_at_least(between)), (None, Some(wide)));
+            }
+            smaller = this;
+        }
+        for size in [0, 1, LARGEST, WIDEST + 1, u32::MAX] {
+            assert_eq!((wide_exact(size), wide_at_least(size)), (None, None));
+        }
+    }
 
     #[test]
     fn sizes_and_classes_agree_and_waste_at_most_an_eighth() {

@@ -45,7 +45,8 @@ const IDLE_NEXT_AT: usize = ITEMS_AT;
 /// Where the number of no granule stands before the first block.
 pub const FLOOR_AT: usize = ITEMS_AT - 4;
 
-const HOLDER: u32 = (1 << TOKEN_SHIFT) - 1;
+/// What names the holder of the pool's lock.
+pub const HOLDER: u32 = (1 << TOKEN_SHIFT) - 1;
 /// A cache's token has its number below, and random bits from here on.
 pub const TOKEN_SHIFT: u32 = 12;
 
@@ -237,6 +238,22 @@ impl<'a> Depot<'a> {
         })
     }
 
+    /// Counts so many granules more as the hoard's, if `spare` are left then. For anybody.
+    pub fn charge(&self, granules: u32, spare: u32) -> bool {
+        let most = self.geometry.hoard_max().saturating_sub(spare);
+        let more = |hoard: u32| hoard.checked_add(granules).filter(|&hoard| hoard <= most);
+        let word = self.region.word32(self.geometry.word(HOARD));
+        word.is_some_and(|word| word.fetch_update(Relaxed, Relaxed, more).is_ok())
+    }
+
+    /// Counts so many granules less as the hoard's. For anybody.
+    pub fn discharge(&self, granules: u32) {
+        if let Some(word) = self.region.word32(self.geometry.word(HOARD)) {
+            let less = |hoard: u32| Some(hoard.saturating_sub(granules));
+            let _ = word.fetch_update(Relaxed, Relaxed, less);
+        }
+    }
+
     /// Granules that the hoard may still grow by.
     pub fn room(&self) -> u32 {
         self.geometry.hoard_max().saturating_sub(self.get(HOARD))
@@ -252,11 +269,13 @@ impl<'a> Depot<'a> {
     pub fn bind(&self, class: u8, rounds: u32, token: u32) -> Option<u32> {
         let rounds = rounds.min(self.geometry.rounds_max(class));
         let share = Self::share(class, rounds);
-        if rounds == 0 || share > self.room() {
+        if rounds == 0 || !self.charge(share, 0) {
             return None;
         }
-        let magazine = self.idle()?;
-        self.set(HOARD, self.get(HOARD).saturating_add(share));
+        let Some(magazine) = self.idle() else {
+            self.discharge(share);
+            return None;
+        };
         self.region.store8(self.word(magazine, CLASS_AT), class);
         self.region.store8(self.word(magazine, ROUNDS_AT), rounds as u8);
         if let Some(word) = self.region.word32(self.word(magazine, OWNER_AT)) {
@@ -270,10 +289,9 @@ impl<'a> Depot<'a> {
     pub fn widen(&self, magazine: u32, class: u8, rounds: u32) -> bool {
         let more = rounds.saturating_sub(self.rounds(magazine, class));
         let share = Self::share(class, more);
-        if more == 0 || rounds > self.geometry.rounds_max(class) || share > self.room() {
+        if more == 0 || rounds > self.geometry.rounds_max(class) || !self.charge(share, 0) {
             return false;
         }
-        self.set(HOARD, self.get(HOARD).saturating_add(share));
         self.region.store8(self.word(magazine, ROUNDS_AT), rounds as u8);
         true
     }
@@ -284,7 +302,7 @@ impl<'a> Depot<'a> {
         self.region.store32(self.word(magazine, OWNER_AT), 0);
         self.region.store32(self.word(magazine, IDLE_NEXT_AT), self.get(IDLE));
         self.set(IDLE, magazine + 1);
-        self.set(HOARD, self.get(HOARD).saturating_sub(share));
+        self.discharge(share);
     }
 
     /// Makes all magazines nobody's, because the pool ends: what threads think is theirs is not.
@@ -301,12 +319,17 @@ impl<'a> Depot<'a> {
         }
     }
 
-    /// Makes the list of idle magazines and the hoard anew from the owner words. For who holds the
-    /// pool's lock, after a death.
-    pub fn recount(&self) {
+    /// Counts the hoard anew: what magazines may hold, and what is on the shelves. For who holds the
+    /// pool's lock.
+    pub fn recount(&self, shelved: u32) {
         let share =
             |bound: Bound| Self::share(bound.class, self.rounds(bound.magazine, bound.class));
-        self.set(HOARD, self.bound().map(share).fold(0, u32::saturating_add));
+        self.set(HOARD, self.bound().map(share).fold(shelved, u32::saturating_add));
+    }
+
+    /// Makes the list of idle magazines anew from the owner words. For who holds the pool's lock,
+    /// after a death.
+    pub fn relist(&self) {
         self.set(IDLE, 0);
         for magazine in (0..self.known()).rev() {
             if self.owner(magazine) == Some(Owner::Nobody) {

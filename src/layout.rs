@@ -4,14 +4,15 @@
 //! buffer                                                                          end
 //! |  start                                                                          |
 //! v  v                                                                              v
-//! +--+-+--------+------+-------+--------+-----------+-------------+--+----------------+-+
-//! |  |.| header | bins | depot | caches | magazines | granule map |..| granules       |.|
-//! +--+-+--------+------+-------+--------+-----------+-------------+--+----------------+-+
+//! +--+-+--------+------+-------+--------+---------+-----------+-------------+--+--------+-+
+//! |  |.| header | bins | depot | caches | shelves | magazines | granule map |..| blocks |.|
+//! +--+-+--------+------+-------+--------+---------+-----------+-------------+--+--------+-+
 //!    |<------------------------ overhead ------------------------>|  ^first     ^top
 //! ```
 //!
 //! Depot, caches and magazines are there in pools of 256 KiB and more, unless the options forbid
-//! them. They take a 25th of the pool at most, and no memory until they are used. With
+//! them. They take a 25th of the pool at most, and no memory until they are used. Shelves are there in
+//! pools of 18 MiB and more (of granules of 16 bytes), one for each wide class that has any. With
 //! [`options::OWNER_TAGS`] owners lie before the granule map, and their tags behind it.
 //!
 //! The header starts at the first address divisible by 8, the granules at one divisible by
@@ -36,6 +37,7 @@
 //!           240 depot            hoard, magazines ever bound, first idle magazine
 //!           252 caches           how many were ever claimed
 //!           256 names            the directory's first entry, the root block, granules of entries
+//!           268 shelves          whether they were ever used
 //!           272 ...              the bins
 //! ```
 #![forbid(unsafe_code)]
@@ -54,7 +56,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"mempool\x9d");
 pub const FORMATTING: u64 = u64::from_le_bytes(*b"formats\x9c");
 const _: () = assert!((MAGIC ^ FORMATTING).count_ones() > 8 && FORMATTING.count_ones() > 8);
 /// Changes whenever any byte of the layout changes its meaning.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const VERSION_AT: usize = 8;
 const MACHINE_AT: usize = 12;
@@ -92,6 +94,8 @@ pub const CACHES_OFFSET: usize = 252;
 pub const RECORD_OFFSET: usize = 140;
 /// Where the names' words lie.
 pub const NAMES_OFFSET: usize = 256;
+/// Where it says whether shelves were ever used: until then their bytes mean nothing.
+pub const SHELVES_OFFSET: usize = 268;
 /// The header's length in bytes; the bins follow.
 pub const HEADER_BYTES: usize = 272;
 /// The header as words of 32 bits, and of 64.
@@ -128,6 +132,11 @@ const CACHES_DEFAULT: usize = 256;
 const HOARD_SHARE: usize = 8;
 /// A magazine's blocks are at most this part of the hoard.
 const MAGAZINE_SHARE: u32 = 8;
+/// A shelf has room for so many blocks: eight lines of words of 64 bits.
+pub const SHELF_SLOTS: usize = 64;
+const SHELF_BYTES: usize = SHELF_SLOTS * 8;
+/// A block on a shelf is at most this part of the hoard.
+const SHELF_SHARE: u32 = 32;
 /// Two words of 64 bits for each class: full magazines, empty ones.
 const DEPOT_BYTES: usize = class::COUNT as usize * 16;
 
@@ -190,6 +199,10 @@ pub struct Geometry {
     pub caches: u32,
     /// Offset of the first.
     pub cache: usize,
+    /// How many wide classes have a shelf: the smallest ones.
+    pub shelves: u32,
+    /// Offset of the first.
+    pub shelf: usize,
     /// How many magazines there can be.
     pub magazines: u32,
     /// Offset of the first.
@@ -245,6 +258,8 @@ impl Geometry {
             depot: 0,
             caches: 0,
             cache: 0,
+            shelves: 0,
+            shelf: 0,
             magazines: 0,
             magazine: 0,
             owners: 0,
@@ -275,6 +290,7 @@ impl Geometry {
             DEPOT_BYTES
                 + 64
                 + self.caches as usize * CACHE_BYTES
+                + self.shelves as usize * SHELF_BYTES
                 + self.magazines as usize * MAGAZINE_BYTES
         };
         let owners = self.owners as usize * OWNER_BYTES;
@@ -291,8 +307,9 @@ impl Geometry {
         if self.caches > 0 {
             // At a line's start, in a buffer that starts at one.
             self.cache = self.depot + DEPOT_BYTES;
-            let magazine = self.cache + self.caches as usize * CACHE_BYTES;
-            self.magazine = (magazine + self.residue).next_multiple_of(64) - self.residue;
+            let shelf = self.cache + self.caches as usize * CACHE_BYTES;
+            self.shelf = (shelf + self.residue).next_multiple_of(64) - self.residue;
+            self.magazine = self.shelf + self.shelves as usize * SHELF_BYTES;
             self.map = self.magazine + self.magazines as usize * MAGAZINE_BYTES;
         }
         self.owner = self.map;
@@ -332,6 +349,12 @@ impl Geometry {
         if self.rounds_max(0) == 0 {
             (self.caches, self.magazines) = (0, 0);
         }
+        let shelved = (0..class::WIDE_COUNT).take_while(|&wide| self.suits_a_shelf(wide));
+        self.shelves = shelved.count() as u32;
+    }
+
+    fn suits_a_shelf(&self, wide: u8) -> bool {
+        self.caches > 0 && class::wide_size(wide) <= self.hoard_max() / SHELF_SHARE
     }
 
     /// The most granules that caches and depot may hold together.
@@ -352,6 +375,16 @@ impl Geometry {
     /// Whether blocks of a class are cached: two at least fit into a magazine.
     pub fn is_cached(&self, class: u8) -> bool {
         self.caches > 0 && 2 * class::size(class) <= self.hoard_max() / MAGAZINE_SHARE
+    }
+
+    /// The wide class of blocks for so many granules, if it has a shelf.
+    pub fn shelved(&self, granules: u32) -> Option<u8> {
+        class::wide_at_least(granules).filter(|&wide| u32::from(wide) < self.shelves)
+    }
+
+    /// Offset of a wide class's shelf.
+    pub fn shelf_at(&self, wide: u8) -> usize {
+        self.shelf + usize::from(wide) * SHELF_BYTES
     }
 
     /// Offset of a magazine.

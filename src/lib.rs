@@ -93,6 +93,7 @@
 //! | `owners` | whose each live block is, in pools that know it | truth |
 //! | `names` | the directory: which block each name means | truth |
 //! | `depot` | magazines of cached blocks: whose each is; stacks of them for each class | truth, hints |
+//! | `shelf` | cached blocks too large for magazines, and in whose grip each is | truth |
 //! | `cache` | which thread has which cache | truth |
 //! | `local` | what a thread knows of its cache; the fast path of malloc and free | `unsafe` |
 //! | `check` | the judge | |
@@ -108,6 +109,7 @@
 //! +--------+------+--------+-----------+--------------------+--------------------------------+
 //! | header | bins | depot  | magazines | granule map        | granules                       |
 //! |        |      | caches |           | a byte per granule | block | block | free | .. ^top |
+//! |        |      | shelves|           |                    |                                |
 //! +--------+------+--------+-----------+--------------------+--------------------------------+
 //!                             42 00 00 f1 02 .. 9a 00 00     ^first
 //!                             |  |  |  |        |
@@ -123,6 +125,8 @@
 //!  caller    <-- malloc, free: no lock, no atomic read-modify-write -->    a thread's magazines
 //!  magazines <-- exchanged whole, by one compare-and-swap           -->    depot, by class
 //!  magazines <-- filled and emptied under the pool's lock           -->    heap
+//!  caller    <-- malloc, free: one compare-and-swap             -->    shelves, by wide class
+//!  shelves   <-- what is on none comes from there; what has no room goes there  -->  heap
 //!  loose blocks  -- joined when a malloc needs them, as a hand comes by -->  bins
 //! ```
 //!
@@ -151,11 +155,14 @@
 //!   them.
 //! - **robust lock**: one that the kernel opens when its owner dies. **Turn**: counts its owners.
 //!   **Boot, namespace**: in which the numbers of threads that the buffer holds mean anything.
-//! - **size class**: one of 88 sizes; what caches hold is of one of them.
+//! - **size class**: one of 88 sizes; what caches hold is of one of them. **Wide class**: one of 36
+//!   above these. **Shelf**: where cached blocks of a wide class lie for all threads. **Grip**: who is
+//!   just putting one there, or taking it.
 //! - **magazine**: up to 60 cached blocks of one class, with one owner. **Depot**: the magazines that
 //!   no thread has. **Thread cache**: those that one has; its **token** is how they name it.
 //! - **owner, tag**: the process that a block belongs to; the byte by which the block says so.
-//! - **hoard**: what all magazines may hold together, at most an eighth of the pool.
+//! - **hoard**: what all magazines may hold together, and what lies on shelves: at most an eighth of
+//!   the pool. **Credit**: the part of it that a thread may put on shelves without counting.
 
 pub mod abi;
 mod cache;
@@ -178,6 +185,7 @@ pub mod options;
 mod owners;
 pub mod pool;
 mod region;
+mod shelf;
 pub mod stats;
 mod sys;
 mod watch;

@@ -15,6 +15,7 @@
 //! 0xf4           META, size in digits
 //! 0xf5           LOOSE, one granule: free, but in no bin yet, nor joined to its neighbours
 //! 0xf6           LOOSE, size in digits
+//! 0xf7           CACHED, size in digits: on a shelf
 //! 0xfb, 0xfc     NAMED, one granule, and size in digits: live, and may not be freed
 //! 0xfd, 0xfe     RENAMED, the same, for more than one reason
 //!
@@ -54,6 +55,7 @@ const META_ONE: u8 = 0xf3;
 const META: u8 = 0xf4;
 const LOOSE_ONE: u8 = 0xf5;
 const LOOSE: u8 = 0xf6;
+const CACHED: u8 = 0xf7;
 const NAMED_ONE: u8 = 0xfb;
 const NAMED: u8 = 0xfc;
 const RENAMED_ONE: u8 = 0xfd;
@@ -84,7 +86,7 @@ pub enum State {
     Free = 0,
     /// A caller's.
     Live = 1,
-    /// Free, in a magazine.
+    /// Free, in a magazine or on a shelf.
     Cached = 2,
     /// The pool's own.
     Meta = 3,
@@ -146,6 +148,7 @@ static STARTS: [Start; 256] = {
     starts[LIVE as usize] = start(State::Live, 0);
     starts[META as usize] = start(State::Meta, 0);
     starts[LOOSE as usize] = start(State::Loose, 0);
+    starts[CACHED as usize] = start(State::Cached, 0);
     starts[NAMED_ONE as usize] = start(State::Named, 1);
     starts[NAMED as usize] = start(State::Named, 0);
     starts[RENAMED_ONE as usize] = start(State::Renamed, 1);
@@ -236,7 +239,7 @@ impl Map {
                 (Some(class), State::Live) => return self.set(granule, LIVE_CLASS + class),
                 (Some(class), _) => return self.set(granule, CACHED_CLASS + class),
                 (None, State::Live) => (LIVE, LIVE),
-                (None, _) => return debug_assert!(false, "cached, of no class"),
+                (None, _) => (CACHED, CACHED),
             },
             State::Free => (FREE_ONE, FREE),
             State::Meta => (META_ONE, META),
@@ -252,6 +255,16 @@ impl Map {
             self.set_number(granule + size, -1, size);
         }
         self.set(granule, more);
+    }
+
+    /// Makes a live block cached, whose size is in digits and stays there.
+    pub fn shelve(&self, granule: u32) {
+        self.set(granule, CACHED);
+    }
+
+    /// Makes a cached block live, whose size is in digits and stays there.
+    pub fn unshelve(&self, granule: u32) {
+        self.set(granule, LIVE);
     }
 
     /// Makes the start of a block a digit: the block is part of its left neighbour now, or of
@@ -393,12 +406,19 @@ mod tests {
             for size in sizes {
                 use State::*;
                 for state in [Free, Live, Cached, Meta, Loose, Named, Renamed] {
-                    if state == State::Cached && class::exact(size).is_none() {
-                        continue;
-                    }
                     let block = Entry { state, size };
                     map.write(7, block);
                     assert_eq!(map.read(7, 7 + size), Some(block));
+                    if size > class::LARGEST && matches!(state, Live | Cached) {
+                        let other = if state == Live { Cached } else { Live };
+                        if state == Live {
+                            map.shelve(7)
+                        } else {
+                            map.unshelve(7)
+                        }
+                        assert_eq!(map.read(7, 7 + size), Some(Entry { state: other, size }));
+                        map.write(7, block);
+                    }
                     assert_eq!(map.read(7, 6 + size), None, "longer than allowed");
                     let before = map.free_before(7 + size);
                     assert_eq!(before, (state == State::Free).then_some((7, size)));

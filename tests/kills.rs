@@ -17,7 +17,7 @@ const PROCESSES: usize = 3;
 /// So many kills, then a rest in which everything is counted.
 const ROUND: u64 = 10;
 /// As many as there are tests of this kind below.
-const SORTS: u64 = 6;
+const SORTS: u64 = 7;
 
 /// How often a process is killed, by all of these tests together.
 fn kills_of_all() -> u64 {
@@ -36,8 +36,12 @@ struct Sort {
     len: usize,
     flags: u32,
     max_threads: u32,
+    /// The granule, or 0.
+    align: usize,
     /// The largest block in bytes.
     largest: usize,
+    /// Half of the blocks are at least so long.
+    wide: Option<usize>,
     is_scarce: bool,
 }
 
@@ -79,11 +83,13 @@ fn kill_some(
 fn die_and_be_replaced(sort: &Sort) {
     let wanted = kills_of_all().div_ceil(SORTS);
     let memory = Memory::shared(sort.len);
-    let options = Options { flags: sort.flags, max_threads: sort.max_threads, ..options() };
+    let Sort { flags, max_threads, align, .. } = *sort;
+    let options = Options { flags, max_threads, align, ..options() };
     let pool = handle::init(memory.base(), memory.len(), &options).expect("init");
     let shared = Shared { memory, pool };
     let (first, start) = (pool.stats().top, Instant::now());
-    let crowd = Crowd::new(PROCESSES, sort.largest, sort.is_scarce);
+    let mut crowd = Crowd::new(PROCESSES, sort.largest, sort.is_scarce);
+    crowd.wide = sort.wide;
     let mut random = Random(sort.len as u64 + u64::from(sort.flags));
     let mut seen = Seen::default();
     while seen.kills < wanted {
@@ -134,38 +140,55 @@ fn run(sort: Sort) {
     child::run(limit, || die_and_be_replaced(&sort));
 }
 
+const PLAIN: Sort =
+    Sort { len: 0, flags: 0, max_threads: 0, align: 0, largest: 0, wide: None, is_scarce: false };
+
 #[test]
 fn killed_at_random_in_a_pool_with_caches() {
-    run(Sort { len: 16 << 20, flags: 0, max_threads: 24, largest: 64 << 10, is_scarce: false });
+    run(Sort { len: 16 << 20, max_threads: 24, largest: 64 << 10, ..PLAIN });
 }
 
 /// Magazines go back to the heap all the time, and memory ends.
 #[test]
 fn killed_at_random_where_memory_is_scarce() {
-    run(Sort { len: 256 << 10, flags: 0, max_threads: 12, largest: 64 << 10, is_scarce: true });
+    run(Sort { len: 256 << 10, max_threads: 12, largest: 64 << 10, is_scarce: true, ..PLAIN });
 }
 
 /// Who gets no cache takes the lock; those of the dead are claimed at once.
 #[test]
 fn killed_at_random_where_caches_are_scarce() {
-    run(Sort { len: 4 << 20, flags: 0, max_threads: 4, largest: 16 << 10, is_scarce: false });
+    run(Sort { len: 4 << 20, max_threads: 4, largest: 16 << 10, ..PLAIN });
+}
+
+/// Blocks too large for magazines, which all put on shelves and take from there.
+#[test]
+fn killed_at_random_in_a_pool_with_shelves() {
+    let (len, align, largest, wide) = (64 << 20, 8, 100 << 10, Some(36 << 10));
+    run(Sort { len, align, max_threads: 24, largest, wide, ..PLAIN });
 }
 
 /// Every call takes the lock.
 #[test]
 fn killed_at_random_without_caches() {
     let flags = MEMPOOL_NO_THREAD_CACHES;
-    run(Sort { len: 2 << 20, flags, max_threads: 0, largest: 4096, is_scarce: false });
+    run(Sort { len: 2 << 20, flags, largest: 4096, ..PLAIN });
 }
 
 /// Who dies inside a call leaves nothing that looks like a write beyond a block, or after its free.
 #[test]
 fn killed_at_random_where_mistakes_are_looked_for() {
     let flags = MEMPOOL_GUARD | MEMPOOL_FILL_FREED;
-    run(Sort { len: 2 << 20, flags, max_threads: 0, largest: 4096, is_scarce: false });
+    run(Sort { len: 2 << 20, flags, largest: 4096, ..PLAIN });
 }
 
 #[test]
 fn killed_at_random_in_a_pool_too_small_for_caches() {
-    run(Sort { len: 96 << 10, flags: 0, max_threads: 0, largest: 16 << 10, is_scarce: true });
+    run(Sort {
+        len: 96 << 10,
+        flags: 0,
+        max_threads: 0,
+        largest: 16 << 10,
+        is_scarce: true,
+        ..PLAIN
+    });
 }

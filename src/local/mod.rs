@@ -111,6 +111,10 @@ pub struct Local {
     pub refused: Cell<u8>,
     /// Granules of the hoard that this thread's magazines are counted for.
     has: Cell<u32>,
+    /// Granules of the hoard that are counted for nothing, for what this thread puts on shelves.
+    pub credit: Cell<u32>,
+    /// How often it found no room in the hoard for that.
+    pub crowded: Cell<u8>,
     next_of_thread: Cell<*const Local>,
     next_of_process: Cell<*const Local>,
     /// The magazine in use for each class, by the start byte of its live blocks; for all other
@@ -150,12 +154,19 @@ static NOWHERE: Shared = Shared(Local {
     turn: Cell::new(0),
     refused: Cell::new(0),
     has: Cell::new(0),
+    credit: Cell::new(0),
+    crowded: Cell::new(0),
     next_of_thread: Cell::new(ptr::null()),
     next_of_process: Cell::new(ptr::null()),
     loaded: [const { Cell::new(ptr::null()) }; STARTS],
     rounds: [const { Cell::new(0) }; STARTS],
     previous: [const { Cell::new(ptr::null()) }; CLASSES],
 });
+
+/// This thread's page for a pool, if it used that last.
+pub fn current<'a>(handle: usize) -> Option<&'a Local> {
+    Some(last()).filter(|local| local.handle.get() == handle)
+}
 
 /// The page that the thread used last.
 #[inline(always)]

@@ -235,6 +235,7 @@ fn make<'a>(handle: usize, region: &Region, geometry: &Geometry, mine: &Mine) ->
     local.align_log2.set(geometry.align_log2);
     local.vain.set(0);
     local.has.set(0);
+    local.credit.set(0);
     for loaded in local.loaded.iter().chain(&local.previous) {
         loaded.set(&raw const ABSENT);
     }

@@ -147,6 +147,10 @@ impl Handle {
             return Ok(None);
         }
         self.is_here()?;
+        let current = local::current(self.key()).filter(|local| local.token().is_some());
+        if current.is_some() {
+            return Ok(current);
+        }
         let Some(local) = local::get(self.key(), self.id, &self.region, &self.geometry) else {
             return Ok(None);
         };
@@ -430,8 +434,12 @@ impl Handle {
         Some(magazine)
     }
 
-    /// Gives a magazine of the depot back to the heap, of another class; false if it has none.
+    /// Gives a block on a shelf back to the heap, or a magazine of the depot, of another class; false
+    /// if there is none.
     fn reclaim(&self, heap: &Heap, local: &Local, class: u8) -> bool {
+        if self.clear_away(heap, local) {
+            return true;
+        }
         let depot = self.depot();
         for other in others(local, class) {
             for stack in [Stack::Empty, Stack::Full] {
@@ -471,7 +479,7 @@ impl Handle {
         heap.leave();
     }
 
-    /// Gives back what the depot, this thread and the dead hold. O(what they hold).
+    /// Gives back what the depot, the shelves, this thread and the dead hold. O(what they hold).
     pub(super) fn give_back(&self, heap: &Heap) {
         if self.geometry.caches == 0 {
             return;
@@ -488,8 +496,12 @@ impl Handle {
                 }
             }
         }
+        self.clear_shelves(heap);
         let local = self.page();
         let mine = local.and_then(Local::token);
+        if let Some(local) = local {
+            depot.discharge(local.credit.replace(0));
+        }
         for Bound { magazine, owner, class } in depot.bound() {
             match owner {
                 // In no stack: its giver died.
@@ -507,10 +519,12 @@ impl Handle {
         let _ = heap.join_all();
     }
 
-    /// Empties all magazines, whose blocks free_all has made free.
+    /// Empties all magazines and shelves, whose blocks free_all has made free.
     pub(super) fn forget_cached(&self) {
         let depot = self.depot();
         depot.bound().for_each(|bound| depot.cut(bound.magazine, 0));
+        self.shelves().clear_all();
+        self.recount();
     }
 
     /// Whether no other thread has a cache: then, under the lock, no cached block is in motion.
@@ -522,13 +536,17 @@ impl Handle {
         self.caches().claimed() == u32::from(mine)
     }
 
-    /// How many blocks are cached, and how many granules they have. O(magazines).
+    /// How many blocks are cached, and how many granules they have. O(magazines, places on shelves).
     pub(super) fn cached(&self) -> (u64, u64) {
         let depot = self.depot();
-        depot.bound().fold((0, 0), |(blocks, granules), Bound { magazine, class, .. }| {
+        let shelved = self.shelves().all().filter(|place| self.is_cached(place));
+        let shelved = shelved.map(|place| (1, u64::from(place.size())));
+        let held = depot.bound().map(|Bound { magazine, class, .. }| {
             let count = u64::from(depot.count(magazine));
-            (blocks + count, granules + count * u64::from(class::size(class)))
-        })
+            (count, count * u64::from(class::size(class)))
+        });
+        held.chain(shelved)
+            .fold((0, 0), |(blocks, granules), (count, more)| (blocks + count, granules + more))
     }
 }
 

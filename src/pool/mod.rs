@@ -5,6 +5,7 @@ mod cached;
 mod names;
 mod reap;
 mod recover;
+mod shelved;
 mod slot;
 mod typed;
 mod watched;
@@ -331,7 +332,9 @@ impl Handle {
 
     #[inline(always)]
     fn put_or_free(&self, granule: u32, block: *mut u8) -> Result<()> {
-        if self.geometry.caches > 0 && self.put(granule, block as usize)? {
+        if self.geometry.caches > 0
+            && (self.put(granule, block as usize)? || self.put_shelved(granule)?)
+        {
             return Ok(());
         }
         self.locked(|heap| {
@@ -445,7 +448,8 @@ impl Handle {
     /// Verifies everything against the map. O(map).
     pub fn check(&self) -> Result<()> {
         self.locked(|heap| {
-            check::check(&self.region, &self.geometry, heap, &self.depot(), self.is_alone())?;
+            let (depot, shelves) = (self.depot(), self.shelves());
+            check::check(&self.region, &self.geometry, heap, &depot, &shelves, self.is_alone())?;
             self.check_owners(heap)?;
             self.directory(heap).check()
         })
@@ -550,6 +554,7 @@ impl Handle {
         self.geometry.write(&self.region, self.id);
         self.heap().format(is_untouched);
         self.depot().format();
+        self.shelves().format();
         self.caches().format();
         self.owners().format();
         self.set_magic(MAGIC);
@@ -589,7 +594,8 @@ impl Handle {
 
     /// What a block of this many granules takes while memory is not short.
     fn rounded(&self, granules: u32) -> u32 {
-        self.class_for(granules).map_or(granules, class::size)
+        let wide = || self.geometry.shelved(granules).map(class::wide_size);
+        self.class_for(granules).map(class::size).or_else(wide).unwrap_or(granules)
     }
 
     /// What a block may take that grew to this many granules.
@@ -729,7 +735,7 @@ impl Handle {
         let heap = self.heap();
         heap.enter(|| self.forget_cached())?;
         if held.owner_died {
-            self.recover_holder();
+            self.recover_holder(heap);
         }
         let answer = work(heap);
         heap.leave();
@@ -750,13 +756,19 @@ impl Handle {
         let _hush = watch::hush();
         let answer = self.granules(size).and_then(|granules| {
             if alignment <= self.geometry.align() {
+                let fill_all = |block: NonNull<u8>| {
+                    let at = block.addr().get() - self.region.address();
+                    fill.into_iter().for_each(|byte| self.region.fill(at, size, byte));
+                };
                 if let Some(taken) = self.take(size, granules)? {
                     self.tell_popped(&taken, size, fill.is_some());
-                    if let Some(byte) = fill {
-                        let at = taken.block().addr().get() - self.region.address();
-                        self.region.fill(at, size, byte);
-                    }
+                    fill_all(taken.block());
                     return Ok(taken.deliver());
+                }
+                if let Some(taken) = self.take_shelved(granules)? {
+                    self.tell_allocated(taken.granule(), size, fill.is_some());
+                    fill_all(taken.block());
+                    return Ok(self.deliver_shelved(taken));
                 }
             }
             self.locked(|heap| {

@@ -232,7 +232,7 @@ impl Handle {
     }
 
     /// This process's tag, for who does not hold the lock.
-    fn own_unlocked(&self) -> Result<u8> {
+    pub(super) fn own_unlocked(&self) -> Result<u8> {
         match self.own_known() {
             Some(mine) => Ok(mine),
             None => self.locked(|heap| self.own(heap)),

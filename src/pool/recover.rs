@@ -115,6 +115,7 @@ impl Handle {
             }
             heap.show_progress();
         }
+        self.recover_grip(heap, cache);
         self.caches().release(cache);
     }
 
@@ -184,8 +185,8 @@ impl Handle {
         }
     }
 
-    /// After the lock's owner died: finishes what it had begun with magazines.
-    pub(super) fn recover_holder(&self) {
+    /// After the lock's owner died: finishes what it had begun with magazines and shelves.
+    pub(super) fn recover_holder(&self, heap: &Heap) {
         let depot = self.depot();
         for Bound { magazine, owner, class } in depot.bound() {
             if owner == Owner::Holder {
@@ -193,6 +194,8 @@ impl Handle {
                 depot.give(magazine, class, Stack::Full);
             }
         }
-        depot.recount();
+        self.recover_holders_grip(heap);
+        depot.relist();
+        self.recount();
     }
 }

@@ -150,6 +150,8 @@ pub struct Crowd {
     pub processes: usize,
     /// Blocks are of at most so many bytes.
     largest: usize,
+    /// Half of them of at least so many.
+    pub wide: Option<usize>,
     is_scarce: bool,
     /// Its threads do not end before they are told to, and leave alone what others have cached.
     pub is_calm: bool,
@@ -159,7 +161,8 @@ impl Crowd {
     /// Ledgers for so many processes. Where memory is scarce, calls may fail for it.
     pub fn new(processes: usize, largest: usize, is_scarce: bool) -> Crowd {
         let len = size_of::<Board>() + processes * THREADS * size_of::<Ledger>();
-        Crowd { board: Memory::shared(len), processes, largest, is_scarce, is_calm: false }
+        let board = Memory::shared(len);
+        Crowd { board, processes, largest, wide: None, is_scarce, is_calm: false }
     }
 
     /// The same as everybody left it.
@@ -292,6 +295,9 @@ impl Crowd {
     }
 
     fn size(&self, random: &mut Random) -> usize {
+        if let Some(wide) = self.wide.filter(|_| random.below(2) == 0) {
+            return random.log_uniform(wide, self.largest);
+        }
         match random.below(64) {
             0 => random.log_uniform(16, self.largest),
             1..8 => random.log_uniform(16, (self.largest / 16).max(64)),

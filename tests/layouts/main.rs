@@ -4,6 +4,7 @@
 //! ```text
 //! layout-1.pool           blocks of many sizes in every state, names, a root with slots
 //! layout-1-caches.pool    owners, and what threads that are gone had in caches and depot
+//! layout-1-shelves.pool   what is too large for magazines
 //! layout-1-guard.pool     guards, filled memory; granules of 64 bytes, not at the buffer's start
 //! layout-1-KIND.pool      copied in the midst of a change of this kind
 //! layout-1-*.txt          what is in it, before and after
@@ -47,6 +48,7 @@ const RECORD_SLOT: usize = 48;
 const DEPOT: usize = 240;
 const CACHES: usize = 252;
 const NAMES: usize = 256;
+const SHELVES: usize = 268;
 
 fn path(name: &str, ending: &str) -> PathBuf {
     let file = format!("layout-{VERSION}{name}.{ending}");
@@ -303,7 +305,7 @@ fn the_files_hold_every_state_of_a_block() {
         assert_eq!(region, (case.options.start, memory.len()), "the region");
         map(&memory, case).iter().for_each(|&byte| seen[usize::from(byte)] = true);
     }
-    let special = [0xf0, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xfb, 0xfc, 0xfd, 0xfe];
+    let special = [0xf0, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xfb, 0xfc, 0xfd, 0xfe];
     let missing: Vec<_> = special.into_iter().filter(|&code: &usize| !seen[code]).collect();
     assert!(missing.is_empty(), "{missing:x?}");
     let classes = |from: usize| seen[from..from + 88].iter().filter(|&&seen| seen).count();
@@ -370,6 +372,18 @@ fn what_is_written_to_the_header_lies_where_it_did() {
         let meta: u64 = meta.map(|block| block.size).sum();
         assert_eq!(u64::from(at(NAMES + 8)) * stats.align, meta, "granules of names");
     });
+}
+
+/// Four blocks of the smallest wide class lie where a first thread puts them.
+#[test]
+fn shelves_hold_what_they_did() {
+    let case = CASES.iter().find(|case| case.name == "-shelves").expect("it is there");
+    let memory = load(case);
+    let plan = make::plan(case, memory.base() as usize, memory.len());
+    assert_eq!((word(&memory, 0, SHELVES), plan.shelves), (1, 1));
+    let words = (0..64).map(|place| words(&memory, plan.shelf + place * 8));
+    let expected = (0..64).map(|place| [if place < 4 { 4608 * (place + 1) + 1 } else { 0 }, 0]);
+    assert!(words.eq(expected), "granules, and nobody's grip");
 }
 
 /// Sizes in granules, and what the map says of a live block of each: there are too many for a file.

@@ -41,6 +41,7 @@ const PLAIN: Options = Options {
     max_threads: 0,
 };
 const TAGGED: Options = Options { flags: MEMPOOL_OWNER_TAGS, max_threads: 6, ..PLAIN };
+const SHELVED: Options = Options { align: 8, ..PLAIN };
 const GUARDED: Options = Options {
     start: 100,
     align: 64,
@@ -70,6 +71,7 @@ pub const UNCACHED: Case = Case {
 pub const CASES: &[Case] = &[
     Case { name: "", options: PLAIN, len: 64 << 10, fill: everything, open: None },
     Case { name: "-caches", options: TAGGED, len: 512 << 10, fill: caches, open: None },
+    Case { name: "-shelves", options: SHELVED, len: 9 << 20, fill: shelves, open: None },
     Case { name: "-guard", options: GUARDED, len: 16 << 10, fill: guarded, open: None },
     open("-alloc", 1, come_and_go),
     open("-free", 2, come_and_go),
@@ -225,6 +227,13 @@ fn caches(pool: Handle) {
     given_back.iter().for_each(free);
     pool.trim().expect("trim");
     cached.iter().for_each(free);
+}
+
+/// The file is short as long as nobody writes to the blocks, and these lie where the pool begins.
+fn shelves(pool: Handle) {
+    let wide = [36 << 10; 6].map(|size| pool.malloc(size).expect("malloc"));
+    wide[1..5].iter().for_each(|&block| pool.free(block).expect("free"));
+    pool.bind(b"wide", wide[0]).expect("bind");
 }
 
 fn guarded(pool: Handle) {

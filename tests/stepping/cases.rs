@@ -15,8 +15,11 @@ const CACHED: usize = 256 * KIB;
 const FILLED: usize = KIB;
 /// The same, with room for names.
 const NAMED: usize = 2 * KIB;
+/// The smallest with a shelf: of granules of 8 bytes, for blocks of 36 KiB.
+const SHELVED: usize = 9 * KIB * KIB;
+const WIDE: usize = 36 * KIB;
 /// The longest of all.
-pub const LEN_MAX: usize = CACHED;
+pub const LEN_MAX: usize = SHELVED;
 
 type Act = Box<dyn Fn(&mut Stage) + Send + Sync>;
 
@@ -36,6 +39,8 @@ pub struct Case {
     pub kills: u64,
     /// After each state a survivor's mempool_recover is stepped through.
     pub is_complete: bool,
+    /// Its recoveries are stepped through in `make soak` only: its pool is so large.
+    pub is_long: bool,
     /// Other processes, which come before the child.
     pub others: Vec<Other>,
     /// What the child does.
@@ -68,6 +73,7 @@ impl Case {
             rebooted: false,
             kills: 1,
             is_complete: false,
+            is_long: false,
             others: Vec::new(),
             act: Box::new(act),
         }
@@ -134,10 +140,21 @@ impl Case {
 
 /// All cases that are always played, the longer ones first.
 pub fn all() -> Vec<Case> {
-    [caches(), death(), survival(), heap(), names(), resize(), looks(), whole(), births()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        shelves(),
+        caches(),
+        death(),
+        survival(),
+        heap(),
+        names(),
+        resize(),
+        looks(),
+        whole(),
+        births(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Cases with calls at random, by their number: without end.
@@ -622,6 +639,56 @@ fn caches() -> Vec<Case> {
         .called("with caches")
         .beside(stock),
     ]
+}
+
+/// Leaves blocks on the shelf, and a live one.
+fn shelve(s: &mut Stage) {
+    let [a, b, _] = s.get_all([WIDE; 3]);
+    s.put_all(&[a, b]);
+}
+
+/// Blocks too large for magazines.
+fn shelves() -> Vec<Case> {
+    fn go_on(s: &mut Stage) {
+        let [a, b] = s.get_all([WIDE; 2]);
+        s.put_all(&[b, a]);
+    }
+    let case = |name, act: fn(&mut Stage)| {
+        let case = Case::new(name, SHELVED, act).with(|options| options.align = 8);
+        Case { is_long: true, ..case.zeroed() }
+    };
+    let mut all = vec![
+        case("shelf-to-and-fro", |s| {
+            let [a, b, _] = s.get_all([WIDE; 3]);
+            s.must_step(Call::Free { slot: a }); // the first of all
+            s.must_step(Call::Free { slot: b });
+            s.must_step(Call::Malloc { size: WIDE - 100 });
+        }),
+        case("shelf-handed-on", |s| {
+            // Of what others left: beside one who goes on.
+            begin(s);
+            let slot = s.must_step(Call::Malloc { size: WIDE }).expect("malloc");
+            s.must_step(Call::Free { slot });
+        })
+        .after(shelve)
+        .beside_then(shelve, go_on),
+        case("shelf-trim", |s| {
+            shelve(s);
+            s.must_step(Call::Trim);
+        })
+        .called("shelves"),
+    ];
+    if super::soak().is_some() {
+        all.push(
+            case("shelf-whole", |s| {
+                shelve(s);
+                s.must_step(Call::FreeAll);
+            })
+            .called("with shelves")
+            .after(shelve),
+        );
+    }
+    all
 }
 
 /// Others have died, and the child comes to know.

@@ -42,7 +42,10 @@ use walk::{Extent, Only, Walker};
 
 /// What must have been stepped through, by how rows of the table begin: a scene that has come to do
 /// something else, since the library has changed, is to be noticed.
-const OPERATIONS: [&str; 56] = [
+const OPERATIONS: [&str; 60] = [
+    "malloc, shelf",
+    "free, shelf",
+    "free, shelf, with the lock",
     "malloc, cache",
     "malloc, cache, from the heap",
     "malloc, cache, from the heap, cache claimed",
@@ -90,6 +93,7 @@ const OPERATIONS: [&str; 56] = [
     "free_all, filled, with names",
     "free_all, with names and caches",
     "free_all, with caches",
+    "trim, shelves",
     "trim, a cache and the depot",
     "recover, a dead cache",
     "attach, after a reboot",

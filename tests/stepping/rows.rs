@@ -98,6 +98,8 @@ fn way(theatre: &Theatre, before: &[u8], after: &[u8]) -> String {
     let owners = |bytes: &[u8]| -> Vec<u32> {
         (0..geometry.magazines).map(|at| word(bytes, geometry.magazine_at(at))).collect()
     };
+    let shelf = geometry.shelf..geometry.magazine;
+    let shelved = geometry.shelves > 0 && before[shelf.clone()] != after[shelf];
     let stats = |bytes: &[u8]| {
         let mut blocks = Vec::new();
         let seen = handle::inspect(bytes.as_ptr(), bytes.len(), &theatre.case.options, &mut blocks);
@@ -109,6 +111,8 @@ fn way(theatre: &Theatre, before: &[u8], after: &[u8]) -> String {
     let cached = new.cached_count as i64 - old.cached_count as i64;
     let adds = matches!(theatre.board.scene().effect(), Effect::Adds { .. });
     let way = match (locked, cached) {
+        (false, _) if shelved => "shelf",
+        (true, 1..) if shelved && !adds => "shelf, with the lock",
         (false, _) if owners(before) != owners(after) => "depot",
         (false, _) => "cache",
         (true, ..=-2) => "caches given back",

@@ -15,9 +15,29 @@ use ::mempool::layout::{Geometry, LOCK_OFFSET};
 use ::mempool::Options as PoolOptions;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// How far above a pool's top its bytes are looked at after each instruction, and farther up after
-/// each call.
+/// How far above a pool's top its bytes, and its map's, are looked at after each instruction, and
+/// farther up after each call.
 const WINDOW: usize = 16 << 10;
+
+/// What can change in a call: the bytes to here of all before the blocks, and of these.
+#[derive(Clone, Copy)]
+pub struct Window {
+    map: usize,
+    first: usize,
+    end: usize,
+}
+
+impl Window {
+    fn is_same(&self, one: &[u8], other: &[u8]) -> bool {
+        let Window { map, first, end } = *self;
+        one[..map] == other[..map] && one[first..end] == other[first..end]
+    }
+
+    fn is_same_outside(&self, one: &[u8], other: &[u8]) -> bool {
+        let Window { map, first, end } = *self;
+        one[map..first] == other[map..first] && one[end..] == other[end..]
+    }
+}
 
 /// A case's memory, and who is in it.
 pub struct Theatre<'a> {
@@ -74,14 +94,17 @@ impl<'a> Theatre<'a> {
     }
 
     /// How many of its bytes can change in the next call.
-    pub fn window(&self) -> usize {
+    pub fn window(&self) -> Window {
         let (memory, len) = (self.memory, self.memory.len());
+        let Geometry { map, first, .. } = self.geometry;
         let mut blocks = Vec::new();
         match handle::inspect(memory.base(), len, &self.case.options, &mut blocks) {
             Ok(stats) if self.board.scene().effect() != Effect::Birth => {
-                len.min(stats.top as usize + WINDOW)
+                let top = stats.top as usize;
+                let known = map + (top - first) / self.geometry.align() + WINDOW;
+                Window { map: first.min(known), first, end: len.min(top + WINDOW) }
             }
-            _ => len,
+            _ => Window { map: first, first, end: len },
         }
     }
 
@@ -169,12 +192,12 @@ fn geometry(memory: &Memory, options: &Options) -> Geometry {
 }
 
 /// Lets the child go on for at most `limit` instructions of its call, and shows the first instant and
-/// each that differs from the one before in the pool's first `window` bytes; beyond, nothing may
+/// each that differs from the one before inside the window; outside, nothing may
 /// change. Returns how many there were.
 pub fn steps(
     target: &mut Target,
     place: Place,
-    window: usize,
+    window: Window,
     limit: u64,
     mut show: impl FnMut(&Instant) -> Result<(), Wrong>,
 ) -> Result<u64, Wrong> {
@@ -202,7 +225,7 @@ pub fn steps(
         if named && !holds {
             return wrong("the word names the thread, and the kernel does not know".into());
         }
-        if holds != held || last.is_empty() || last[..window] != bytes[..window] {
+        if holds != held || last.is_empty() || !window.is_same(&last, bytes) {
             last.clear();
             last.extend_from_slice(bytes);
             held = holds;
@@ -210,7 +233,7 @@ pub fn steps(
         }
         point += 1;
     }
-    if memory.bytes(window, memory.len() - window) != &last[window..] {
+    if !window.is_same_outside(memory.bytes(0, memory.len()), &last) {
         let said = "it wrote farther up than was looked at: WINDOW is too small".into();
         return Err(Wrong { point, said });
     }

@@ -148,6 +148,7 @@ impl<'r> Walker<'r> {
             let row = row(theatre, &scene, status, block, &before);
             let had = self.report.lock().expect("no walker failed").figures(&row).recoveries > 0;
             let is_due = !had && status == MEMPOOL_OK && figures.states > 3;
+            let is_due = is_due && (self.extent.complete || !theatre.case.is_long);
             if let Some(mut remains) = kept.filter(|_| is_due) {
                 let of_point = verdicts.iter().find(|(point, _)| *point == remains.point);
                 remains.verdict = of_point.map(|(_, verdict)| *verdict);
@@ -185,7 +186,8 @@ impl<'r> Walker<'r> {
             }
             figures.states += 1;
             self.submit(theatre, scene, instant, tid, instant.point)?;
-            let all = only.is_some() || self.extent.complete || theatre.case.is_complete;
+            let soaks = self.extent.complete && !theatre.case.is_long;
+            let all = only.is_some() || soaks || theatre.case.is_complete;
             if !all && self.random.below(figures.states as usize) > 0 {
                 return Ok(());
             }

@@ -53,7 +53,14 @@ macro_rules! word {
             ) -> Result<$value, $value> {
                 self.compare_exchange(old, new, yes, no)
             }
+        }
+    };
+}
 
+/// What is done by the steps above.
+macro_rules! updated {
+    ($name:ident, $value:ty) => {
+        impl $name {
             pub fn fetch_update(
                 &self,
                 yes: Ordering,
@@ -75,6 +82,9 @@ macro_rules! word {
 
 word!(AtomicU8, AtomicU8, u8);
 word!(AtomicU64, AtomicU64, u64);
+updated!(AtomicU8, u8);
+updated!(AtomicU32, u32);
+updated!(AtomicU64, u64);
 
 /// Half a word may be looked at as such, and as half of the whole.
 #[derive(Clone)]

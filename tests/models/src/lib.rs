@@ -35,4 +35,6 @@ pub mod mortal;
 #[path = "../../../src/options.rs"]
 pub mod options;
 pub mod region;
+#[path = "../../../src/shelf.rs"]
+pub mod shelf;
 pub mod sys;

@@ -116,7 +116,8 @@ impl Pool {
                 depot.give(magazine, class, Stack::Full);
             }
         }
-        depot.recount();
+        depot.relist();
+        depot.recount(0);
     }
 
     fn recover_cache(&self, cache: u32) {

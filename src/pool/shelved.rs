@@ -1,0 +1,232 @@
+//! What a thread does with blocks that are too large for magazines: puts them on the shelves that all
+//! share, and takes them from there, without the lock. What is on no shelf comes from the heap.
+//!
+//! The shelves are part of the hoard, by what lies there. A thread that takes a block keeps what that
+//! was counted for as its *credit*, for the next that it puts: so it seldom changes the count, which
+//! all share. Where there is no room in the hoard, a block goes to the heap at once.
+#![forbid(unsafe_code)]
+
+use super::Handle;
+use crate::class;
+use crate::error::Result;
+use crate::heap::{Heap, Taker};
+use crate::layout::{RECOVERIES_OFFSET, SHELF_SLOTS};
+use crate::local::Local;
+use crate::map::State;
+use crate::shelf::{Grip, Place, Shelves};
+use core::ptr::NonNull;
+
+/// So large a part of the hoard is not for shelves: small blocks come and go more often.
+const RESERVE: u32 = 4;
+/// All threads together have at most this part of the hoard as their credit.
+const CREDIT: u32 = 16;
+/// So often a thread finds no room in the hoard before another class's block makes way: what lies
+/// there may be what nobody asks for any more.
+const PATIENCE: u8 = 16;
+
+/// A block in this thread's grip, live: the allocator's until it is delivered.
+#[must_use]
+pub(super) struct Shelved {
+    block: NonNull<u8>,
+    place: Place,
+}
+
+impl Shelved {
+    /// Where the block is.
+    pub(super) fn block(&self) -> NonNull<u8> {
+        self.block
+    }
+
+    /// Its first granule.
+    pub(super) fn granule(&self) -> u32 {
+        self.place.granule
+    }
+}
+
+impl Handle {
+    pub(super) fn shelves(&self) -> Shelves<'_> {
+        Shelves::new(&self.region, &self.geometry)
+    }
+
+    /// A block of at least so many granules, off its shelf. None if there is none.
+    pub(super) fn take_shelved(&self, granules: u32) -> Result<Option<Shelved>> {
+        let Some(wide) = self.geometry.shelved(granules) else { return Ok(None) };
+        let Some(local) = self.cache()? else { return Ok(None) };
+        let Some(token) = local.token() else { return Ok(None) };
+        let tag = if self.geometry.owners > 0 { Some(self.own_unlocked()?) } else { None };
+        let (heap, shelves) = (self.heap(), self.shelves());
+        if !shelves.are_used() {
+            return Ok(None);
+        }
+        for _ in 0..SHELF_SLOTS {
+            let Some(place) = shelves.take(wide, token) else { break };
+            self.earn(local, place.size());
+            let Place { granule, .. } = place;
+            if heap.block(granule) == Some((State::Cached, place.size())) {
+                let block = self.block(granule)?;
+                if let Some(tag) = tag {
+                    self.owners().set_tag(granule, tag);
+                }
+                heap.map().unshelve(granule);
+                return Ok(Some(Shelved { block, place }));
+            }
+            // Somebody freed a block twice at once, or wrote where he should not.
+            self.count(RECOVERIES_OFFSET);
+            shelves.clear(place);
+        }
+        Ok(None)
+    }
+
+    /// The block is the caller's.
+    pub(super) fn deliver_shelved(&self, shelved: Shelved) -> NonNull<u8> {
+        self.shelves().clear(shelved.place);
+        shelved.block
+    }
+
+    /// Puts a live block on its shelf. False if there is no room, or memory is short, or it has none.
+    pub(super) fn put_shelved(&self, granule: u32) -> Result<bool> {
+        let heap = self.heap();
+        let Some((State::Live, size)) = heap.block(granule) else { return Ok(false) };
+        let wide = class::wide_exact(size).filter(|&wide| u32::from(wide) < self.geometry.shelves);
+        // A hint, without the lock.
+        let Some(wide) = wide.filter(|_| !heap.is_short()) else { return Ok(false) };
+        let Some(local) = self.cache()? else { return Ok(false) };
+        let Some(token) = local.token() else { return Ok(false) };
+        if !self.afford(local, size)? {
+            return Ok(false);
+        }
+        if !self.shelves().are_used() {
+            self.locked(|_| Ok(self.shelves().begin()))?;
+        }
+        let Some(place) = self.shelves().put(wide, granule, token) else {
+            self.earn(local, size);
+            return Ok(false);
+        };
+        heap.map().shelve(granule);
+        self.shelves().let_go(place);
+        Ok(true)
+    }
+
+    /// Counts what a thread puts on a shelf; false if there is no room for it.
+    fn afford(&self, local: &Local, size: u32) -> Result<bool> {
+        if self.charge(local, size) {
+            return Ok(true);
+        }
+        local.crowded.set(local.crowded.get() + 1);
+        if local.crowded.get() < PATIENCE {
+            return Ok(false);
+        }
+        local.crowded.set(0);
+        self.locked(|heap| Ok(self.clear_away(heap, local)))?;
+        Ok(self.charge(local, size))
+    }
+
+    fn charge(&self, local: &Local, size: u32) -> bool {
+        let credit = local.credit.get();
+        let spare = self.geometry.hoard_max() / RESERVE;
+        let more = size.saturating_sub(credit);
+        let is_paid = more == 0 || self.depot().charge(more, spare);
+        if is_paid {
+            local.credit.set(credit.saturating_sub(size));
+        }
+        is_paid
+    }
+
+    /// Keeps what a thread's block was counted for, unless that is more than a thread may keep.
+    fn earn(&self, local: &Local, size: u32) {
+        let credit = local.credit.get().saturating_add(size);
+        let threads = self.caches().known().max(1).next_power_of_two();
+        let most = self.geometry.hoard_max() / CREDIT >> threads.ilog2();
+        let kept = if credit > most { most / 2 } else { credit };
+        if kept < credit {
+            self.depot().discharge(credit - kept);
+        }
+        local.credit.set(kept);
+    }
+
+    /// Gives one block back to the heap, of a class that comes next; false if there is none.
+    pub(super) fn clear_away(&self, heap: &Heap, local: &Local) -> bool {
+        const STEP: u8 = 5;
+        /// Not all shelves: that may be in vain, and take long.
+        const SOME: usize = 4;
+        let shelves = self.shelves();
+        let count = shelves.classes().end;
+        let first = local.turn.get() % count.max(1);
+        local.turn.set((local.turn.get() + STEP) % class::COUNT);
+        let some = (first..count).chain(0..first).take(SOME);
+        let mut places = some.flat_map(|wide| shelves.each(wide));
+        places.any(|place| place.grip == Grip::NONE && self.return_place(heap, place))
+    }
+
+    /// Gives what lies on the shelves back to the heap, and what is in no thread's grip. O(places).
+    pub(super) fn clear_shelves(&self, heap: &Heap) {
+        let caches = self.caches();
+        for place in self.shelves().all() {
+            let token = place.grip.token();
+            let is_known = |token: u32| caches.token(crate::cache::number(token)) == Some(token);
+            let is_idle = place.grip == Grip::NONE || token.is_some_and(|token| !is_known(token));
+            if is_idle {
+                self.return_place(heap, place);
+                heap.show_progress();
+            }
+        }
+    }
+
+    /// Gives a cached block back to the heap that is in nobody's grip; false if somebody took it.
+    fn return_place(&self, heap: &Heap, place: Place) -> bool {
+        let Some(place) = self.shelves().pass(place, Grip::HOLDER) else { return false };
+        self.depot().discharge(place.size());
+        if heap.block(place.granule) == Some((State::Cached, place.size())) {
+            self.finish_place(heap, place);
+        } else {
+            // What is no cached block is not ours to free.
+            self.count(RECOVERIES_OFFSET);
+            self.shelves().clear(place);
+        }
+        true
+    }
+
+    /// Frees what a dead thread had in its grip: it was not delivered yet, or freed. O(places).
+    pub(super) fn recover_grip(&self, heap: &Heap, cache: u32) {
+        let is_theirs = |token| crate::cache::number(token) == cache;
+        let shelves = self.shelves();
+        for place in shelves.all().filter(|place| place.grip.token().is_some_and(is_theirs)) {
+            if let Some(place) = shelves.pass(place, Grip::HOLDER) {
+                self.finish_place(heap, place);
+            }
+        }
+        // Its credit died with it.
+        self.recount();
+    }
+
+    /// Counts the hoard anew. As much as threads may have as their credit counts as theirs: so what
+    /// they put on shelves without counting is in it.
+    pub(super) fn recount(&self) {
+        let credit = if self.shelves().are_used() { self.geometry.hoard_max() / CREDIT } else { 0 };
+        let shelved = self.shelves().all().map(|place| place.size());
+        self.depot().recount(shelved.fold(credit, u32::saturating_add));
+    }
+
+    /// After the lock's owner died: ends what it had begun to give back. Nobody has had the lock since;
+    /// so what is no block any more is free already.
+    pub(super) fn recover_holders_grip(&self, heap: &Heap) {
+        let in_grip = |place: &Place| place.grip == Grip::HOLDER;
+        self.shelves().all().filter(in_grip).for_each(|place| self.finish_place(heap, place));
+    }
+
+    /// Frees the block in the lock holder's grip, if it is not free yet. Then its place is empty.
+    fn finish_place(&self, heap: &Heap, place: Place) {
+        match heap.block(place.granule) {
+            Some((State::Cached | State::Live, size)) if size == place.size() => {
+                let _ = heap.take_back(place.granule, Taker::NONE);
+            }
+            _ => {}
+        }
+        self.shelves().clear(place);
+    }
+
+    /// Whether the block at a place counts as cached, rather than live.
+    pub(super) fn is_cached(&self, place: &Place) -> bool {
+        place.grip == Grip::NONE || self.heap().cached_size(place.granule) == Some(place.size())
+    }
+}
