@@ -257,14 +257,21 @@ impl Map {
         self.set(granule, more);
     }
 
-    /// Makes a live block cached, whose size is in digits and stays there.
-    pub fn shelve(&self, granule: u32) {
-        self.set(granule, CACHED);
+    /// Makes a live block cached, whose size is in digits and stays there; false if it is live no
+    /// more, since somebody else frees it, too.
+    pub fn shelve(&self, granule: u32) -> bool {
+        self.exchange(granule, LIVE, CACHED)
     }
 
-    /// Makes a cached block live, whose size is in digits and stays there.
-    pub fn unshelve(&self, granule: u32) {
-        self.set(granule, LIVE);
+    /// Makes a cached block live, whose size is in digits and stays there; false if it is cached no
+    /// more.
+    pub fn unshelve(&self, granule: u32) -> bool {
+        self.exchange(granule, CACHED, LIVE)
+    }
+
+    fn exchange(&self, granule: u32, from: u8, to: u8) -> bool {
+        let byte = self.bytes.get(granule as usize);
+        byte.is_some_and(|byte| byte.compare_exchange(from, to, Relaxed, Relaxed).is_ok())
     }
 
     /// Makes the start of a block a digit: the block is part of its left neighbour now, or of
@@ -411,10 +418,11 @@ mod tests {
                     assert_eq!(map.read(7, 7 + size), Some(block));
                     if size > class::LARGEST && matches!(state, Live | Cached) {
                         let other = if state == Live { Cached } else { Live };
+                        assert_eq!((map.shelve(7), map.unshelve(7)), (state == Live, true));
+                        assert_eq!(map.read(7, 7 + size), Some(Entry { state: Live, size }));
+                        assert!(!map.unshelve(7));
                         if state == Live {
-                            map.shelve(7)
-                        } else {
-                            map.unshelve(7)
+                            assert!(map.shelve(7) && !map.shelve(7));
                         }
                         assert_eq!(map.read(7, 7 + size), Some(Entry { state: other, size }));
                         map.write(7, block);

@@ -301,18 +301,14 @@ impl Local {
         self.push(block, self.align_log2.get())
     }
 
-    /// Puts a live block into the thread's cache as another is delivered that took over its bytes: a
-    /// death leaves the one or the other. Gives the other back if there is no room. O(1), for any
-    /// granule.
-    pub fn exchange(&self, block: usize, by: Popped) -> Result<NonNull<u8>, Popped> {
+    /// Begins to put a live block into the thread's cache, for one that took over its bytes and is to
+    /// be delivered next: a death leaves the one or the other. None if there is no room. O(1), for
+    /// any granule.
+    pub fn begin_push_any(&self, block: usize, popped: Option<&Popped>) -> Option<Pushed> {
         // Of a block whose bytes are still on their way nothing may be seen.
         compiler_fence(SeqCst);
-        let Some(old) = self.begin_push(block, self.align_log2.get(), by.magazine) else {
-            return Err(by);
-        };
-        let new = by.deliver();
-        old.finish();
-        Ok(new)
+        let busy = popped.map_or(ptr::null(), |popped| popped.magazine);
+        self.begin_push(block, self.align_log2.get(), busy)
     }
 
     #[inline(always)]

@@ -23,9 +23,8 @@ use crate::depot::{Bound, Depot, Owner, Stack};
 use crate::error::Result;
 use crate::heap::{Heap, Taker};
 use crate::layout::{MAGAZINE_ITEMS, RECOVERIES_OFFSET};
-use crate::local::{self, Local, Popped};
+use crate::local::{self, Local, Popped, Pushed};
 use crate::sys;
-use core::ptr::NonNull;
 
 /// A thread that found no cache asks again after so many slow calls.
 const PATIENCE: u32 = 4096;
@@ -127,18 +126,11 @@ impl Handle {
         Ok(())
     }
 
-    /// Puts a live block into this thread's cache as the other is delivered, which took over its
-    /// bytes. Gives the other back if caches are not for this.
-    pub(super) fn exchange(
-        &self,
-        granule: u32,
-        by: Popped,
-    ) -> core::result::Result<NonNull<u8>, Popped> {
-        let Some(local) = self.page() else { return Err(by) };
-        match self.region.pointer(self.geometry.offset(granule)) {
-            Some(block) => local.exchange(block.as_ptr() as usize, by),
-            None => Err(by),
-        }
+    /// Begins to put a live block into this thread's cache, for one that is to be delivered next. None
+    /// if caches are not for this, or there is no room.
+    pub(super) fn begin_put(&self, granule: u32, popped: Option<&Popped>) -> Option<Pushed> {
+        let block = self.region.pointer(self.geometry.offset(granule))?;
+        self.page()?.begin_push_any(block.as_ptr() as usize, popped)
     }
 
     /// This thread's page, with a cache; None if it has none, and there is none to be had.

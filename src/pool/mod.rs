@@ -620,18 +620,13 @@ impl Handle {
         self.make_room(granule)?;
         if let Some(moved) = self.take(size, wanted)? {
             let to = moved.block();
-            let at = to.addr().get() - self.region.address();
-            // No more than it takes, should somebody write to the map meanwhile.
-            let old = self.heap().live_size(granule).unwrap_or(0).min(wanted);
-            let old = self.geometry.bytes(old);
             self.tell_popped(&moved, size, false);
-            self.tell_moving(granule);
-            self.region.copy(self.geometry.offset(granule), at, old);
-            self.tell_freed(granule);
-            let moved = match self.exchange(granule, moved) {
-                Ok(to) => return Ok(to),
-                Err(moved) => moved,
-            };
+            let at = self.move_bytes(granule, to, wanted);
+            if let Some(old) = self.begin_put(granule, Some(&moved)) {
+                moved.deliver();
+                old.finish();
+                return Ok(to);
+            }
             let Some((count_at, count)) = moved.taken(&self.region) else {
                 self.locked(|heap| heap.free(granule))?;
                 return Ok(moved.deliver());
@@ -644,6 +639,9 @@ impl Handle {
                 moved.put_back(self.heap().map(), self.rounded(wanted), granule);
             }
             return freed.map(|()| to);
+        }
+        if let Some(to) = self.relocate_off_shelf(granule, size, wanted)? {
+            return Ok(to);
         }
         self.locked(|heap| {
             let old = heap.usable(granule, heap.freeable_size(granule)?);
@@ -669,6 +667,40 @@ impl Handle {
             heap.free(granule)?;
             self.block(moved)
         })
+    }
+
+    /// [`Handle::relocate`] from this thread's cache to a block that waits on a shelf. None if none
+    /// does, or there is no room for the old one.
+    fn relocate_off_shelf(
+        &self,
+        granule: u32,
+        size: usize,
+        wanted: u32,
+    ) -> Result<Option<NonNull<u8>>> {
+        let Some(moved) = self.take_shelved(wanted)? else { return Ok(None) };
+        let to = moved.block();
+        self.tell_allocated(moved.granule(), size, false);
+        self.move_bytes(granule, to, wanted);
+        let Some(old) = self.begin_put(granule, None) else {
+            self.tell_kept(granule);
+            self.tell_freed(moved.granule());
+            self.put_back_shelved(moved);
+            return Ok(None);
+        };
+        self.deliver_shelved(moved);
+        old.finish();
+        Ok(Some(to))
+    }
+
+    /// Copies a block's bytes to another of at least so many granules; the other's offset.
+    fn move_bytes(&self, granule: u32, to: NonNull<u8>, wanted: u32) -> usize {
+        let at = to.addr().get() - self.region.address();
+        // No more than it takes, should somebody write to the map meanwhile.
+        let old = self.heap().live_size(granule).unwrap_or(0).min(wanted);
+        self.tell_moving(granule);
+        self.region.copy(self.geometry.offset(granule), at, self.geometry.bytes(old));
+        self.tell_freed(granule);
+        at
     }
 
     /// A live block from the heap, of a class's size unless memory is short; from what caches and

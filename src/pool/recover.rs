@@ -101,7 +101,7 @@ impl Handle {
         let depot = self.depot();
         let held = || depot.bound().filter(|bound| bound.owner.is_cache(cache));
         if matches!(death, Death::Anywhere) {
-            self.finish_move(heap, held);
+            self.finish_move(heap, cache, held);
         }
         for Bound { magazine, owner, class } in held() {
             match death {
@@ -122,7 +122,12 @@ impl Handle {
     /// If a dead thread was moving a block, and had begun to free the old one, the new one has its
     /// bytes and is delivered. Before anything else, for what tells so is gone once the old one is
     /// free.
-    fn finish_move<B: Iterator<Item = Bound>>(&self, heap: &Heap, held: impl Fn() -> B) {
+    fn finish_move<B: Iterator<Item = Bound>>(
+        &self,
+        heap: &Heap,
+        cache: u32,
+        held: impl Fn() -> B,
+    ) {
         let depot = self.depot();
         let is_freeing = |Bound { magazine, class, .. }| {
             let behind = self.listed(heap, magazine, class, depot.count(magazine));
@@ -138,6 +143,7 @@ impl Handle {
                 }
             }
         }
+        self.deliver_from_grip(heap, cache);
     }
 
     /// Ends what a dead thread had begun with a magazine: a malloc is undone, a free done.

@@ -67,10 +67,11 @@ impl Handle {
                 if let Some(tag) = tag {
                     self.owners().set_tag(granule, tag);
                 }
-                heap.map().unshelve(granule);
-                return Ok(Some(Shelved { block, place }));
+                if heap.map().unshelve(granule) {
+                    return Ok(Some(Shelved { block, place }));
+                }
             }
-            // Somebody freed a block twice at once, or wrote where he should not.
+            // Somebody wrote where he should not.
             self.count(RECOVERIES_OFFSET);
             shelves.clear(place);
         }
@@ -81,6 +82,15 @@ impl Handle {
     pub(super) fn deliver_shelved(&self, shelved: Shelved) -> NonNull<u8> {
         self.shelves().clear(shelved.place);
         shelved.block
+    }
+
+    /// The block stays on its shelf, for anybody.
+    pub(super) fn put_back_shelved(&self, shelved: Shelved) {
+        if self.heap().map().shelve(shelved.granule()) {
+            self.shelves().let_go(shelved.place);
+        } else {
+            self.shelves().clear(shelved.place);
+        }
     }
 
     /// Puts a live block on its shelf. False if there is no room, or memory is short, or it has none.
@@ -96,13 +106,21 @@ impl Handle {
             return Ok(false);
         }
         if !self.shelves().are_used() {
-            self.locked(|_| Ok(self.shelves().begin()))?;
+            self.locked(|_| {
+                self.shelves().begin();
+                Ok(())
+            })?;
         }
         let Some(place) = self.shelves().put(wide, granule, token) else {
             self.earn(local, size);
             return Ok(false);
         };
-        heap.map().shelve(granule);
+        if !heap.map().shelve(granule) {
+            // It is freed, or gets a name, at once by another: refused by the map under the lock.
+            self.shelves().clear(place);
+            self.earn(local, size);
+            return Ok(false);
+        }
         self.shelves().let_go(place);
         Ok(true)
     }
@@ -136,7 +154,7 @@ impl Handle {
     fn earn(&self, local: &Local, size: u32) {
         let credit = local.credit.get().saturating_add(size);
         let threads = self.caches().known().max(1).next_power_of_two();
-        let most = self.geometry.hoard_max() / CREDIT >> threads.ilog2();
+        let most = (self.geometry.hoard_max() / CREDIT) >> threads.ilog2();
         let kept = if credit > most { most / 2 } else { credit };
         if kept < credit {
             self.depot().discharge(credit - kept);
@@ -176,7 +194,8 @@ impl Handle {
     fn return_place(&self, heap: &Heap, place: Place) -> bool {
         let Some(place) = self.shelves().pass(place, Grip::HOLDER) else { return false };
         self.depot().discharge(place.size());
-        if heap.block(place.granule) == Some((State::Cached, place.size())) {
+        let is_cached = heap.block(place.granule) == Some((State::Cached, place.size()));
+        if is_cached && heap.map().unshelve(place.granule) {
             self.finish_place(heap, place);
         } else {
             // What is no cached block is not ours to free.
@@ -186,12 +205,26 @@ impl Handle {
         true
     }
 
+    /// Delivers what a dead thread had taken off its shelf, if it had. O(places).
+    pub(super) fn deliver_from_grip(&self, heap: &Heap, cache: u32) {
+        let shelves = self.shelves();
+        for place in self.in_grip_of(cache) {
+            if heap.block(place.granule) == Some((State::Live, place.size())) {
+                shelves.clear(place);
+            }
+        }
+    }
+
+    /// What is in the grip of a cache's thread. O(places).
+    fn in_grip_of(&self, cache: u32) -> impl Iterator<Item = Place> + '_ {
+        let is_theirs = move |token| crate::cache::number(token) == cache;
+        self.shelves().all().filter(move |place| place.grip.token().is_some_and(is_theirs))
+    }
+
     /// Frees what a dead thread had in its grip: it was not delivered yet, or freed. O(places).
     pub(super) fn recover_grip(&self, heap: &Heap, cache: u32) {
-        let is_theirs = |token| crate::cache::number(token) == cache;
-        let shelves = self.shelves();
-        for place in shelves.all().filter(|place| place.grip.token().is_some_and(is_theirs)) {
-            if let Some(place) = shelves.pass(place, Grip::HOLDER) {
+        for place in self.in_grip_of(cache) {
+            if let Some(place) = self.shelves().pass(place, Grip::HOLDER) {
                 self.finish_place(heap, place);
             }
         }
