@@ -672,6 +672,12 @@ fn shelves() -> Vec<Case> {
         })
         .after(shelve)
         .beside_then(shelve, go_on),
+        case("shelf-realloc", |s| {
+            // From a magazine to a shelf's block.
+            shelve(s);
+            let [_, a] = s.get_all([KIB; 2]);
+            s.must_step(Call::Realloc { slot: a, size: WIDE });
+        }),
         case("shelf-trim", |s| {
             shelve(s);
             s.must_step(Call::Trim);

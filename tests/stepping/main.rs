@@ -42,7 +42,7 @@ use walk::{Extent, Only, Walker};
 
 /// What must have been stepped through, by how rows of the table begin: a scene that has come to do
 /// something else, since the library has changed, is to be noticed.
-const OPERATIONS: [&str; 60] = [
+const OPERATIONS: [&str; 61] = [
     "malloc, shelf",
     "free, shelf",
     "free, shelf, with the lock",
@@ -71,6 +71,7 @@ const OPERATIONS: [&str; 60] = [
     "free, fails",
     "realloc, shrinks",
     "realloc, grows",
+    "realloc, moves (shelf)",
     "realloc, moves (cache)",
     "realloc, moves (cache, with the lock)",
     "realloc, moves (heap",
