@@ -309,7 +309,7 @@ fn who_dies_while_a_block_is_filled_gets_none() {
             is_filling.store(false, SeqCst);
             pool.free(block).expect("free");
         });
-        std::thread::sleep(Duration::from_micros(300 + random.below(2000) as u64));
+        std::thread::sleep(Duration::from_micros(1000 + random.below(2000) as u64));
         child.kill();
         pool.recover().expect("recover");
         let live = |block: &handle::Block| block.state == MEMPOOL_BLOCK_LIVE;

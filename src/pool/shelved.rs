@@ -102,14 +102,14 @@ impl Handle {
         let Some(wide) = wide.filter(|_| !heap.is_short()) else { return Ok(false) };
         let Some(local) = self.cache()? else { return Ok(false) };
         let Some(token) = local.token() else { return Ok(false) };
-        if !self.afford(local, size)? {
-            return Ok(false);
-        }
         if !self.shelves().are_used() {
             self.locked(|_| {
                 self.shelves().begin();
                 Ok(())
             })?;
+        }
+        if !self.afford(local, size)? {
+            return Ok(false);
         }
         let Some(place) = self.shelves().put(wide, granule, token) else {
             self.earn(local, size);
