@@ -92,11 +92,14 @@ impl Handle {
         let Some(wide) = wide.filter(|_| !heap.is_short()) else { return Ok(false) };
         let Some(local) = self.cache()? else { return Ok(false) };
         let Some(token) = local.token() else { return Ok(false) };
+        if !self.shelves().are_used() {
+            self.locked(|_| {
+                self.shelves().begin();
+                Ok(())
+            })?;
+        }
         if !self.afford(local, size)? {
             return Ok(false);
-        }
-        if !self.shelves().are_used() {
-            self.locked(|_| Ok(self.shelves().begin()))?;
         }
         let Some(place) = self.shelves().put(wide, granule, token) else {
             self.earn(local, size);
@@ -136,7 +139,7 @@ impl Handle {
     fn earn(&self, local: &Local, size: u32) {
         let credit = local.credit.get().saturating_add(size);
         let threads = self.caches().known().max(1).next_power_of_two();
-        let most = self.geometry.hoard_max() / CREDIT >> threads.ilog2();
+        let most = (self.geometry.hoard_max() / CREDIT) >> threads.ilog2();
         let kept = if credit > most { most / 2 } else { credit };
         if kept < credit {
             self.depot().discharge(credit - kept);
