@@ -9,7 +9,7 @@ use common::random::Random;
 use common::worker::{is_stamped, keeps_stamp, stamp, Shared};
 use common::{handle, options, Handle, Memory, Options};
 use std::sync::atomic::{AtomicBool, Ordering::*};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -309,7 +309,11 @@ fn who_dies_while_a_block_is_filled_gets_none() {
             is_filling.store(false, SeqCst);
             pool.free(block).expect("free");
         });
-        std::thread::sleep(Duration::from_micros(1000 + random.below(2000) as u64));
+        std::thread::sleep(Duration::from_micros(random.below(2000) as u64));
+        let start = Instant::now();
+        while !is_filling.load(SeqCst) {
+            assert!(start.elapsed() < Duration::from_secs(60), "it does not come to that");
+        }
         child.kill();
         pool.recover().expect("recover");
         let live = |block: &handle::Block| block.state == MEMPOOL_BLOCK_LIVE;

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(120);
 /// Large enough that a few threads never come to the end of what they may cache.
 const LEN: usize = 256 << 20;
+/// Too large for shelves.
+const UNLUCKY_SIZE: usize = LEN / 200;
 const TID_MASK: u32 = 0x3fff_ffff;
 const WAITERS: u32 = 1 << 31;
 /// What has gone wrong if it takes this long.
@@ -124,8 +126,8 @@ impl Scene {
         child::fork(|| {
             let pool = self.shared.pool;
             while self.board().stop.load(Relaxed) == 0 {
-                let block = pool.malloc(100 << 10).expect("malloc");
-                stamp(block, pool.offset(block), 100 << 10);
+                let block = pool.malloc(UNLUCKY_SIZE).expect("malloc");
+                stamp(block, pool.offset(block), UNLUCKY_SIZE);
                 self.board().waits.fetch_add(1, Relaxed);
                 pool.free(block).expect("free");
                 self.board().waits.fetch_add(1, Relaxed);
