@@ -2,12 +2,12 @@
 //! by the library as it is now. Each lies here beside a text that says what is in it.
 //!
 //! ```text
-//! layout-1.pool           blocks of many sizes in every state, names, a root with slots
-//! layout-1-caches.pool    owners, and what threads that are gone had in caches and depot
-//! layout-1-shelves.pool   what is too large for magazines
-//! layout-1-guard.pool     guards, filled memory; granules of 64 bytes, not at the buffer's start
-//! layout-1-KIND.pool      copied in the midst of a change of this kind
-//! layout-1-*.txt          what is in it, before and after
+//! layout-2.pool           blocks of many sizes in every state, names, a root with slots
+//! layout-2-caches.pool    owners, and what threads that are gone had in caches and depot
+//! layout-2-shelves.pool   what is too large for magazines
+//! layout-2-guard.pool     guards, filled memory; granules of 64 bytes, not at the buffer's start
+//! layout-2-KIND.pool      copied in the midst of a change of this kind
+//! layout-2-*.txt          what is in it, before and after
 //! ```
 //!
 //! A file ends where only zeros follow; [`handle::peek`] tells how long the pool is. The threads and
