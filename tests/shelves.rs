@@ -113,6 +113,30 @@ fn blocks_grow_without_the_lock() {
     shared.must_be_whole(pool.stats().top);
 }
 
+/// What lies on a shelf stays counted, however many large blocks grow past it.
+#[test]
+fn the_hoard_is_counted_right_when_large_blocks_grow() {
+    let shared = pool(64 * MIB, 0);
+    let pool = shared.pool;
+    let walls = || [pool.malloc(100_000).expect("malloc"), pool.malloc(100_000).expect("malloc")];
+    let lying: Vec<*mut u8> = (0..10).map(|_| pool.malloc(150_000).expect("malloc")).collect();
+    free_all(pool, &lying);
+    assert_eq!(pool.stats().cached_count, 10);
+    for _ in 0..200 {
+        let [block, wall] = walls();
+        let block = pool.realloc(block, 150_000).expect("realloc");
+        free_all(pool, &[block, wall]);
+    }
+    // If it were not, there would be room for more than three quarters of it.
+    let more: Vec<*mut u8> = (0..200).map(|_| pool.malloc(150_000).expect("malloc")).collect();
+    free_all(pool, &more);
+    let stats = pool.stats();
+    assert!(stats.cached_size * 8 <= stats.total * 3 / 4, "{stats:?}");
+    pool.must_check();
+    pool.trim().expect("trim");
+    shared.must_be_whole(pool.stats().top);
+}
+
 #[test]
 fn calloc_clears_what_comes_from_a_shelf() {
     let shared = pool(64 * MIB, 0);

@@ -51,7 +51,7 @@ impl Handle {
     }
 
     /// This thread's page for this handle, if it has one.
-    fn page(&self) -> Option<&Local> {
+    pub(super) fn page(&self) -> Option<&Local> {
         local::find(self.key())
     }
 
@@ -124,6 +124,12 @@ impl Handle {
             self.unload(local, class)?;
         }
         Ok(())
+    }
+
+    /// Whether this thread's cache has room for a live block.
+    pub(super) fn has_room(&self, granule: u32) -> bool {
+        let class = self.heap().map().live_class(granule);
+        class.zip(self.page()).is_some_and(|(class, local)| local.has_room(class))
     }
 
     /// Begins to put a live block into this thread's cache, for one that is to be delivered next. None

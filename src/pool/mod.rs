@@ -677,6 +677,9 @@ impl Handle {
         size: usize,
         wanted: u32,
     ) -> Result<Option<NonNull<u8>>> {
+        if !self.has_room(granule) {
+            return Ok(None);
+        }
         let Some(moved) = self.take_shelved(wanted)? else { return Ok(None) };
         let to = moved.block();
         self.tell_allocated(moved.granule(), size, false);
@@ -765,10 +768,12 @@ impl Handle {
             self.count(RECOVERIES_OFFSET);
         }
         let heap = self.heap();
-        heap.enter(|| self.forget_cached())?;
+        let entered = heap.enter(|| self.forget_cached());
         if held.owner_died {
+            // However damaged the pool is: nobody is told of this death again.
             self.recover_holder(heap);
         }
+        entered?;
         let answer = work(heap);
         heap.leave();
         answer

@@ -60,7 +60,6 @@ impl Handle {
         }
         for _ in 0..SHELF_SLOTS {
             let Some(place) = shelves.take(wide, token) else { break };
-            self.earn(local, place.size());
             let Place { granule, .. } = place;
             if heap.block(granule) == Some((State::Cached, place.size())) {
                 let block = self.block(granule)?;
@@ -73,7 +72,7 @@ impl Handle {
             }
             // Somebody wrote where he should not.
             self.count(RECOVERIES_OFFSET);
-            shelves.clear(place);
+            self.vacate(local, place);
         }
         Ok(None)
     }
@@ -81,15 +80,24 @@ impl Handle {
     /// The block is the caller's.
     pub(super) fn deliver_shelved(&self, shelved: Shelved) -> NonNull<u8> {
         self.shelves().clear(shelved.place);
+        if let Some(local) = self.page() {
+            self.earn(local, shelved.place.size());
+        }
         shelved.block
+    }
+
+    /// Makes a place in this thread's grip an empty one, which is not counted any more.
+    fn vacate(&self, local: &Local, place: Place) {
+        self.shelves().clear(place);
+        self.earn(local, place.size());
     }
 
     /// The block stays on its shelf, for anybody.
     pub(super) fn put_back_shelved(&self, shelved: Shelved) {
         if self.heap().map().shelve(shelved.granule()) {
             self.shelves().let_go(shelved.place);
-        } else {
-            self.shelves().clear(shelved.place);
+        } else if let Some(local) = self.page() {
+            self.vacate(local, shelved.place);
         }
     }
 
@@ -117,8 +125,7 @@ impl Handle {
         };
         if !heap.map().shelve(granule) {
             // It is freed, or gets a name, at once by another: refused by the map under the lock.
-            self.shelves().clear(place);
-            self.earn(local, size);
+            self.vacate(local, place);
             return Ok(false);
         }
         self.shelves().let_go(place);
