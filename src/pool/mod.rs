@@ -768,12 +768,10 @@ impl Handle {
             self.count(RECOVERIES_OFFSET);
         }
         let heap = self.heap();
-        let entered = heap.enter(|| self.forget_cached());
+        heap.enter(|| self.forget_cached())?;
         if held.owner_died {
-            // However damaged the pool is: nobody is told of this death again.
             self.recover_holder(heap);
         }
-        entered?;
         let answer = work(heap);
         heap.leave();
         answer
