@@ -206,7 +206,7 @@ while True:
     if len(mine) > 40:
         old = mine.pop(r.randrange(len(mine)))
         assert bytes(old.view) == stamp * len(old)
-        old.free() if r.random() < 0.7 else mine.append(old.realloc(r.randrange(1, 5000)))
+        old.free() if r.random() < 0.7 or len(mine) > 60 else mine.append(old.realloc(r.randrange(1, 5000)))
         for block in mine[-1:]:
             block.view[:] = stamp * len(block)
 """
