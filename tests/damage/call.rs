@@ -19,7 +19,7 @@ const FEW: usize = 3;
 const SOME: usize = 20;
 
 /// Every kind of call, those of one function on different ways.
-pub const CALLS: [Call; 37] = [
+pub const CALLS: [Call; 44] = [
     Call { name: "malloc", run: |s| s.made(s.pool.malloc(FEW * s.align()), FEW * s.align()) },
     Call { name: "malloc one", run: |s| s.made(s.pool.malloc(1), 1) },
     Call {
@@ -60,7 +60,59 @@ pub const CALLS: [Call; 37] = [
     Call { name: "free_all", run: |s| done(s.pool.free_all()) },
     Call { name: "release", run: |s| done(s.pool.release()) },
     Call { name: "owners", run: owners },
+    Call { name: "bind", run: |s| done(s.pool.bind(b"another", s.at(s.kept[0].0))) },
+    Call { name: "find", run: find_names },
+    Call { name: "names", run: names },
+    Call { name: "unbind", run: |s| done(s.pool.unbind(b"name")) },
+    Call { name: "unbind_from", run: |s| done(s.pool.unbind_from(b"b", s.at(s.bound[1].0))) },
+    Call { name: "unbind all", run: unbind_all },
+    Call { name: "set_root, root", run: roots },
 ];
+
+const NAMES: [&[u8]; 6] = [b"nam", b"a", b"b", b"ab", b"name", b"none"];
+
+fn find_names(scene: &Scene) -> Answer {
+    let mut found = 0;
+    for name in NAMES {
+        match scene.pool.find(name) {
+            Ok(block) => {
+                scene.must_hold(scene.pool.offset(block) as usize);
+                found += 1;
+            }
+            Err(MEMPOOL_ERR_NOT_FOUND) => {}
+            Err(status) => return Err(status),
+        }
+    }
+    Ok(found)
+}
+
+fn names(scene: &Scene) -> Answer {
+    let names = scene.pool.names()?;
+    names.iter().for_each(|&(_, offset)| scene.must_hold(offset as usize));
+    Ok(names.len())
+}
+
+/// What has a name is freed once it has none.
+fn unbind_all(scene: &Scene) -> Answer {
+    let mut answers: Vec<Answer> =
+        NAMES.map(|name| done(scene.pool.unbind(name))).into_iter().collect();
+    answers.extend(scene.bound.map(|block| scene.free(block)));
+    let is_ok = answers.iter().filter(|answer| answer.is_ok()).count();
+    let others = answers.into_iter().filter(|&answer| answer != Err(MEMPOOL_ERR_NOT_FOUND));
+    others.fold(Ok(is_ok), Result::and).map(|_| is_ok)
+}
+
+/// The old root, a new one, and none.
+fn roots(scene: &Scene) -> Answer {
+    for block in [scene.at(scene.kept[0].0), std::ptr::null_mut()] {
+        let root = scene.pool.root()?;
+        if !root.is_null() {
+            scene.must_hold(scene.pool.offset(root) as usize);
+        }
+        scene.pool.set_root(block)?;
+    }
+    Ok(0)
+}
 
 fn done<T>(answer: Result<T, Status>) -> Answer {
     answer.map(|_| 0)

@@ -20,6 +20,8 @@ pub struct Kind {
     align: usize,
     flags: u32,
     max_threads: u32,
+    /// Names that a block has, and another.
+    names: [&'static [&'static [u8]]; 2],
 }
 
 const PLAIN: Kind = Kind {
@@ -31,10 +33,12 @@ const PLAIN: Kind = Kind {
     align: 16,
     flags: 0,
     max_threads: 0,
+    names: [&[], &[]],
 };
 
-pub const KINDS: [Kind; 9] = [
+pub const KINDS: [Kind; 10] = [
     PLAIN,
+    Kind { name: "named", names: [&[b"a", b"ab", b"name"], &[b"b", b"nam"]], ..PLAIN },
     Kind { name: "bytes8", shift: 5, start: 3, end: 3001, align: 8, ..PLAIN },
     Kind { name: "behind", shift: 8, start: 1000, len: 6000, ..PLAIN },
     Kind { name: "pages", len: 190 * PAGE, align: PAGE, ..PLAIN },
@@ -53,6 +57,8 @@ pub struct Scene<'a> {
     pub geometry: Geometry,
     /// Live blocks: offset, and the bytes that were asked for.
     pub kept: Vec<(usize, usize)>,
+    /// The blocks that have names, if any has: offset, and the bytes that were asked for.
+    pub bound: [(usize, usize); 2],
     /// Offset of a block with slots: one that is empty, one that names a block.
     slots: usize,
     /// Offset of a block that is free, or cached.
@@ -92,6 +98,7 @@ impl<'a> Scene<'a> {
             pool: Handle(std::ptr::null_mut()),
             geometry,
             kept: Vec::new(),
+            bound: [(0, 0); 2],
             slots: 0,
             freed: 0,
             hole: 60 * align,
@@ -122,6 +129,7 @@ impl<'a> Scene<'a> {
         let (slots, named) = (make(16usize.div_ceil(align)), make(2));
         let granules = [3, 2, 5, 8, 1, 41, 1, 60, 3, 3, 1, 36, 2, 1, 1, 1];
         let all = granules.map(&mut make);
+        self.bound = [make(4), make(2)];
         self.slots = slots.0;
         // SAFETY: a word of a live block.
         unsafe { self.slot().add(1).write(named.0 as u64) };
@@ -131,8 +139,11 @@ impl<'a> Scene<'a> {
         self.freed = all[2].0;
         self.kept = [0, 1, 3, 5, 6, 8, 10, 12, 14, 15].map(|at| all[at]).to_vec();
         self.fill_depot();
+        for ((at, _), names) in self.bound.into_iter().zip(self.kind.names) {
+            names.iter().for_each(|name| pool.bind(name, self.at(at)).expect("bind"));
+        }
         let mut taken = vec![false; self.len() / 8 + 1];
-        for &(at, size) in self.kept.iter().chain([&slots, &named]) {
+        for &(at, size) in self.kept.iter().chain([&slots, &named]).chain(&self.bound) {
             taken[self.unit(at)..self.unit(at + size)].fill(true);
         }
         for &(at, size) in &self.kept {
@@ -257,11 +268,17 @@ impl<'a> Scene<'a> {
 
     /// Blocks that are shown lie in the pool.
     pub fn must_be_inside(&self, blocks: &[Block]) {
-        let Geometry { first, end, .. } = self.geometry;
         for block in blocks {
             let (at, size) = (block.offset as usize, block.size as usize);
-            assert!(at >= first && at < end && size <= end - at, "{block:?} is outside");
+            self.must_hold(at);
+            assert!(size <= self.geometry.end - at, "{block:?} is outside");
         }
+    }
+
+    /// An offset lies in the pool.
+    pub fn must_hold(&self, at: usize) {
+        let Geometry { first, end, .. } = self.geometry;
+        assert!((first..end).contains(&at), "{at} is outside");
     }
 }
 

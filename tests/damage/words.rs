@@ -14,7 +14,7 @@ use super::common::child::{self, End};
 use super::common::random::Random;
 use super::common::Memory;
 use super::scene::{Scene, KINDS};
-use ::mempool::abi::MEMPOOL_BLOCK_LIVE;
+use ::mempool::abi::{MEMPOOL_BLOCK_LIVE, MEMPOOL_BLOCK_META};
 use ::mempool::layout::*;
 use std::time::Duration;
 
@@ -63,6 +63,7 @@ fn spots(scene: &Scene) -> Vec<Spot> {
             LOCK_OFFSET => continue,
             _ if at < LOCK_OFFSET + 8 => Held,
             _ if at == HEAP_OFFSET || at == HEAP_OFFSET + 4 => Truth,
+            _ if at == NAMES_OFFSET || at == NAMES_OFFSET + 4 => Truth,
             _ if at == DEPOT_OFFSET + 4 || at == CACHES_OFFSET => Held,
             _ => Hint,
         };
@@ -83,8 +84,11 @@ fn spots(scene: &Scene) -> Vec<Spot> {
     for block in scene.pool.walk() {
         let (at, granule) =
             (block.offset as usize, (block.offset as usize - g.first) >> g.align_log2);
-        if block.state != MEMPOOL_BLOCK_LIVE {
-            words(at, at + 8, Hint);
+        match block.state {
+            MEMPOOL_BLOCK_LIVE => {}
+            // An entry of the directory.
+            MEMPOOL_BLOCK_META => words(at, at + block.size as usize, Truth),
+            _ => words(at, at + 8, Hint),
         }
         // Of its map bytes the first and the last, which say how long it is.
         let size = block.size as usize >> g.align_log2;
@@ -256,10 +260,10 @@ fn run_all(kinds: impl IntoIterator<Item = usize>) {
 
 #[test]
 fn whatever_a_word_holds_calls_are_well_or_say_so() {
-    run_all(0..6);
+    run_all(0..7);
 }
 
 #[test]
 fn whatever_a_word_holds_calls_are_well_or_say_so_with_caches() {
-    run_all(6..KINDS.len());
+    run_all(7..KINDS.len());
 }
