@@ -67,7 +67,7 @@ fn check_magazines(geometry: &Geometry, heap: &Heap, depot: &Depot, still: bool)
 
 /// Compares what lies on the shelves with what the map says. How many are cached there.
 fn check_shelves(heap: &Heap, shelves: &Shelves) -> Result<u32> {
-    let is_cached = |place: &Place| heap.cached_size(place.granule) == Some(place.size());
+    let is_cached = |place: &Place| heap.has(place.granule, State::Cached, place.size());
     for place in shelves.all().filter(|place| place.grip == Grip::NONE) {
         let stays = || shelves.place(place.wide, place.at) == Some(place);
         if (0..LOOKS).all(|_| !is_cached(&place) && stays()) {
@@ -89,8 +89,8 @@ fn is_odd(heap: &Heap, depot: &Depot, magazine: u32, class: u8, still: bool) -> 
     let count = depot.count(magazine);
     let judged = if still { count } else { count.saturating_sub(1) };
     let odd = (0..judged).find(|&index| {
-        let item = depot.item(magazine, index);
-        item.and_then(|granule| heap.cached_size(granule)) != Some(class::size(class))
+        let is_cached = |granule| heap.has(granule, State::Cached, class::size(class));
+        !depot.item(magazine, index).is_some_and(is_cached)
     });
     let Some(index) = odd else { return false };
     if still {

@@ -62,11 +62,22 @@ pub const WIDEST: u32 = LARGEST << 6;
 /// The first doubling of them.
 const WIDE_STEPS: [u32; 6] = [4608, 5184, 5832, 6561, 7381, 8192];
 
-const _: () = assert!(wide_size(WIDE_COUNT - 1) == WIDEST && WIDE_STEPS[5] == 2 * LARGEST);
+const _: () = assert!(WIDE_STEPS[5] == 2 * LARGEST);
+
+/// The sizes of all.
+static WIDE_SIZES: [u32; WIDE_COUNT as usize] = {
+    let mut sizes = [0; WIDE_COUNT as usize];
+    let mut wide = 0;
+    while wide < sizes.len() {
+        sizes[wide] = WIDE_STEPS[wide % WIDE_STEPS.len()] << (wide / WIDE_STEPS.len());
+        wide += 1;
+    }
+    sizes
+};
 
 /// The size of a wide class.
-pub const fn wide_size(wide: u8) -> u32 {
-    WIDE_STEPS[wide as usize % WIDE_STEPS.len()] << (wide as usize / WIDE_STEPS.len())
+pub fn wide_size(wide: u8) -> u32 {
+    WIDE_SIZES[usize::from(wide)]
 }
 
 /// The smallest wide class of at least this size; None for sizes that have no wide class.
@@ -82,14 +93,6 @@ pub const fn wide_at_least(size: u32) -> Option<u8> {
     Some(doubling as u8 * WIDE_STEPS.len() as u8 + step as u8)
 }
 
-/// The wide class whose size this is exactly.
-pub const fn wide_exact(size: u32) -> Option<u8> {
-    match wide_at_least(size) {
-        Some(wide) if wide_size(wide) == size => Some(wide),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,14 +103,15 @@ mod tests {
         for wide in 0..WIDE_COUNT {
             let this = wide_size(wide);
             assert!(this > smaller && (this - smaller - 1) * 8 <= smaller + 1);
-            assert_eq!((wide_exact(this), wide_at_least(this)), (Some(wide), Some(wide)));
+            assert_eq!(wide_at_least(this), Some(wide));
             for between in smaller + 1..this {
-                assert_eq!((wide_exact(between), wide_at_least(between)), (None, Some(wide)));
+                assert_eq!(wide_at_least(between), Some(wide));
             }
             smaller = this;
         }
+        assert_eq!(smaller, WIDEST);
         for size in [0, 1, LARGEST, WIDEST + 1, u32::MAX] {
-            assert_eq!((wide_exact(size), wide_at_least(size)), (None, None));
+            assert_eq!(wide_at_least(size), None);
         }
     }
 

@@ -166,8 +166,11 @@ impl<'a> Depot<'a> {
 
     /// How many blocks a magazine of the class may hold.
     pub fn rounds(&self, magazine: u32, class: u8) -> u32 {
-        let rounds = self.region.load8(self.word(magazine, ROUNDS_AT));
-        u32::from(rounds).min(self.geometry.rounds_max(class))
+        let rounds = u32::from(self.region.load8(self.word(magazine, ROUNDS_AT)));
+        if self.geometry.has_rounds(class, rounds) {
+            return rounds;
+        }
+        rounds.min(self.geometry.rounds_max(class))
     }
 
     /// How many blocks it holds; no more than fit.

@@ -35,8 +35,8 @@
 //!           112 heap             top, watermark; live and free blocks, free granules, loose blocks, hand
 //!           140 record           the change under way: which slot, two slots
 //!           240 depot            hoard, magazines ever bound, first idle magazine
-//!           252 caches           how many were ever claimed
-//!           256 names            the directory's first entry, the root block, granules of entries
+//!           252 names            the directory's first entry, the root block, granules of entries
+//!           264 caches           how many were ever claimed
 //!           268 shelves          whether they were ever used
 //!           272 ...              the bins
 //! ```
@@ -56,7 +56,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"mempool\x9d");
 pub const FORMATTING: u64 = u64::from_le_bytes(*b"formats\x9c");
 const _: () = assert!((MAGIC ^ FORMATTING).count_ones() > 8 && FORMATTING.count_ones() > 8);
 /// Changes whenever any byte of the layout changes its meaning.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 const VERSION_AT: usize = 8;
 const MACHINE_AT: usize = 12;
@@ -87,13 +87,14 @@ pub const RECOVERIES_OFFSET: usize = 104;
 pub const HEAP_OFFSET: usize = 112;
 /// Where the depot's words lie.
 pub const DEPOT_OFFSET: usize = 240;
-/// Where the count of caches ever claimed lies.
-pub const CACHES_OFFSET: usize = 252;
+/// Where the count of caches ever claimed lies: not beside the hoard, which threads change without
+/// the lock.
+pub const CACHES_OFFSET: usize = 264;
 /// Where the record of the change under way lies: so that the lock, the heap's words and the first
 /// slot, of which most changes need no more, share two cache lines.
 pub const RECORD_OFFSET: usize = 140;
 /// Where the names' words lie.
-pub const NAMES_OFFSET: usize = 256;
+pub const NAMES_OFFSET: usize = 252;
 /// Where it says whether shelves were ever used: until then their bytes mean nothing.
 pub const SHELVES_OFFSET: usize = 268;
 /// The header's length in bytes; the bins follow.
@@ -370,6 +371,13 @@ impl Geometry {
             return 0;
         }
         (self.hoard_max() / MAGAZINE_SHARE / class::size(class)).min(MAGAZINE_ITEMS)
+    }
+
+    /// Whether a magazine may take so many blocks of a class. Without a division.
+    pub fn has_rounds(&self, class: u8, rounds: u32) -> bool {
+        self.is_cached(class)
+            && rounds <= MAGAZINE_ITEMS
+            && rounds * class::size(class) <= self.hoard_max() / MAGAZINE_SHARE
     }
 
     /// Whether blocks of a class are cached: two at least fit into a magazine.

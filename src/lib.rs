@@ -89,7 +89,7 @@
 //! | `heap::change` | the record of the change under way | truth |
 //! | `heap::slot` | words of the callers' that name a block, changed with it as one event | |
 //! | `heap::name` | how a block gets a name and loses it, as one event | |
-//! | `heap` | malloc, free, resize: split, coalesce, recover; `heap::loose`: joining late; `heap::bytes`: guards and filled memory | |
+//! | `heap` | malloc, free, resize: split, coalesce, recover; `heap::loose`: joining late; `heap::refill`: blocks for magazines; `heap::heal`: what a death leaves of these two; `heap::bytes`: guards and filled memory | |
 //! | `owners` | whose each live block is, in pools that know it | truth |
 //! | `names` | the directory: which block each name means | truth |
 //! | `depot` | magazines of cached blocks: whose each is; stacks of them for each class | truth, hints |

@@ -201,6 +201,11 @@ impl Map {
         self.byte(granule) & START_BITS != 0
     }
 
+    /// What the block is that starts here, if one does. O(1).
+    pub fn state(&self, granule: u32) -> Option<State> {
+        STARTS[self.byte(granule) as usize].state
+    }
+
     /// The class of the live block that starts here, if it has one. O(1).
     #[inline]
     pub fn live_class(&self, granule: u32) -> Option<u8> {
@@ -209,6 +214,7 @@ impl Map {
     }
 
     /// The block that starts here, if it ends at or before `end`. O(1).
+    #[inline]
     pub fn read(&self, granule: u32, end: u32) -> Option<Entry> {
         let start = &STARTS[self.byte(granule) as usize];
         let state = start.state?;
@@ -255,6 +261,29 @@ impl Map {
             self.set_number(granule + size, -1, size);
         }
         self.set(granule, more);
+    }
+
+    /// Makes a cached block of a class loose; false if it is no cached block that ends at or before `end`.
+    #[inline]
+    pub fn loosen(&self, granule: u32, class: u8, end: u32) -> bool {
+        let size = class::size(class);
+        let fits = size <= end && granule <= end - size;
+        if !fits || self.byte(granule) != CACHED_CLASS + class {
+            return false;
+        }
+        if size == 1 {
+            self.set(granule, LOOSE_ONE);
+        } else {
+            self.set_number(granule, 1, size);
+            self.set(granule, LOOSE);
+        }
+        true
+    }
+
+    /// Makes a cached block of a class. As for [`Map::write`], what it covers must be digits.
+    #[inline]
+    pub fn cache(&self, granule: u32, class: u8) {
+        self.set(granule, CACHED_CLASS + class);
     }
 
     /// Makes a live block cached, whose size is in digits and stays there; false if it is live no
@@ -318,7 +347,12 @@ impl Map {
         if short <= SHORT {
             return (short >= 2).then_some(short);
         }
-        let (number, least) = match short as u8 {
+        self.long_number(first, step, short)
+    }
+
+    /// A number of several digits, of which `how` tells how many.
+    fn long_number(&self, first: u32, step: i32, how: u32) -> Option<u32> {
+        let (number, least) = match how as u8 {
             TWO => (value(self.digits::<2>(first, step)?)?, SHORT + 1),
             FOUR => (value(self.digits::<4>(first, step)?)?, BASE.pow(2)),
             SIX => (value(self.digits::<6>(first, step)?)?, BASE.pow(4)),

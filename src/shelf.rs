@@ -192,14 +192,16 @@ impl<'a> Shelves<'a> {
 
     /// Where a shelf's places are.
     fn places(&self, wide: u8) -> impl Iterator<Item = usize> {
-        let first = self.geometry.shelf_at(wide);
-        (0..SHELF_SLOTS).map(move |slot| first + slot * 8)
+        self.places_from(wide, 0)
     }
 
     /// Where they are, those of a thread's own line first.
     fn slots(&self, wide: u8, token: u32) -> impl Iterator<Item = usize> {
+        self.places_from(wide, token as usize % (SHELF_SLOTS / LINE) * LINE)
+    }
+
+    fn places_from(&self, wide: u8, slot: usize) -> impl Iterator<Item = usize> {
         let first = self.geometry.shelf_at(wide);
-        let own = token as usize % (SHELF_SLOTS / LINE) * LINE;
-        (0..SHELF_SLOTS).map(move |slot| first + (own + slot) % SHELF_SLOTS * 8)
+        (slot..SHELF_SLOTS).chain(0..slot).map(move |slot| first + slot * 8)
     }
 }

@@ -1,12 +1,11 @@
 //! The record of the change under way: what lets the next owner of the lock finish what a dead
 //! one began.
 //!
-//! Every change of the map makes one row of whole blocks into another, over the same stretch:
+//! A change of the map makes one row of whole blocks into another, over the same stretch:
 //!
 //! ```text
 //! free b      | a: free | b: live | c: free |   ->   | free                        |
 //! malloc      | a: free                     |   ->   | live     | free             |
-//! join        | a: loose | b: free | c: ..  |   ->   | free                        |
 //! ```
 //!
 //! The change is written down before its first store to the map, and struck out when the call
@@ -21,6 +20,9 @@
 //! a magazine to the heap, or back, is never in both, and never in neither. In place of a magazine
 //! a change may have a word of the caller's, see [`super::slot`], or one of the directory of names,
 //! see [`super::name`].
+//!
+//! Two kinds of change make many rows: a magazine is filled, loose blocks are joined. Of these only that
+//! one is under way is written down; see [`Kind::is_of_space`].
 //!
 //! The seal is 0 when no change is under way, else a sum over the slot whose number is its lowest
 //! bit. The next change is written to the other slot: one store of the seal ends the one and
@@ -57,12 +59,12 @@ pub enum Kind {
     Resize = 3,
     /// All blocks become free: done.
     FreeAll = 4,
-    /// Free space becomes a row of equal cached blocks, which an empty magazine takes: done, for
-    /// who owns the magazine.
+    /// An empty magazine takes equal cached blocks, made of free space anywhere: undone, since nobody
+    /// got one. Written down before all of them; see [`Kind::is_of_space`].
     Refill = 5,
     /// A magazine's last blocks become loose, wherever they lie: done.
     Loosen = 6,
-    /// All that lies from `at` to the first old start is free, and becomes one block: done.
+    /// Loose blocks anywhere become one with free ones beside them: as far as it was done.
     Join = 7,
     /// A live block that nobody has becomes a slot's: done, since the slot is how it is delivered.
     Deliver = 8,
@@ -82,8 +84,14 @@ pub enum Kind {
 impl Kind {
     /// Whether a magazine may take part.
     fn has_magazine(self) -> bool {
-        let has_other = matches!(self, Kind::Resize | Kind::Deliver | Kind::Recall);
+        let has_other = matches!(self, Kind::Resize | Kind::Deliver | Kind::Recall | Kind::Join);
         !has_other && !self.is_of_name()
+    }
+
+    /// Whether it makes free blocks of others, and cached ones of these, in many places: these are not
+    /// written down. Whoever finishes it goes by the map: a free block ends where the next block starts.
+    pub fn is_of_space(self) -> bool {
+        matches!(self, Kind::Refill | Kind::Join)
     }
 
     /// Whether it changes a slot, and no map.
@@ -102,7 +110,7 @@ impl Kind {
 pub struct Taker {
     /// Offset of its count; 0 for none.
     pub count_at: usize,
-    /// What the count becomes. A refill makes it from 0; else the blocks behind the last are gone.
+    /// What the count becomes: the blocks behind the last are gone.
     pub count: u32,
     /// How many blocks it gives up.
     pub run: u32,
@@ -114,13 +122,13 @@ impl Taker {
     /// No magazine.
     pub const NONE: Taker = Taker::of_one(0, 0);
 
-    /// A magazine that gives up one block, of whatever size, or is filled.
+    /// A magazine that gives up one block, of whatever size.
     pub const fn of_one(count_at: usize, count: u32) -> Taker {
         Taker { count_at, count, run: 1, size: 0 }
     }
 
     /// Offset of one of its blocks.
-    fn item_at(&self, index: u32) -> usize {
+    pub fn item_at(&self, index: u32) -> usize {
         self.count_at - COUNT_AT + ITEMS_AT + index as usize * 4
     }
 
@@ -143,7 +151,7 @@ pub struct Change {
     pub new: [Entry; 3],
     /// Where `top` is then.
     pub top: u32,
-    /// What a magazine holds then; of a refill, how often the first of the row stands there. Of a
+    /// What a magazine holds then; of a [`Kind::Refill`] the one that was empty. Of a
     /// [`Kind::Deliver`] and a [`Kind::Recall`] of the block at `at`, where the slot lies. Of a
     /// [`Kind::Enter`] and a [`Kind::Strike`] of the entry at `at`, where the link to it lies. Of a
     /// [`Kind::Resize`] in a pool with guards, the bytes asked for.
@@ -158,22 +166,12 @@ impl Change {
         Change { kind, at, old, new, top, taker: Taker::NONE }
     }
 
-    /// How often the first of the new row stands there.
-    fn repeats(&self) -> u32 {
-        if self.kind == Kind::Refill {
-            self.taker.count
-        } else {
-            1
-        }
-    }
-
-    /// Where the three of the new row start, of the repeated one the last; and where the row ends.
+    /// Where the three of the new row start; and where the row ends.
     pub fn starts(&self) -> ([u32; 3], u32) {
         let [a, b, c] = self.new;
-        let first = self.at.wrapping_add(a.size.wrapping_mul(self.repeats().wrapping_sub(1)));
-        let second = if self.repeats() == 0 { self.at } else { first.wrapping_add(a.size) };
+        let second = self.at.wrapping_add(a.size);
         let third = second.wrapping_add(b.size);
-        ([first, second, third], third.wrapping_add(c.size))
+        ([self.at, second, third], third.wrapping_add(c.size))
     }
 
     /// Where the new row's live block starts.
@@ -189,13 +187,11 @@ impl Change {
             return;
         }
         let (starts, end) = self.starts();
-        if self.kind != Kind::Join {
-            // A new block starts at `at`, unless there is none. Whatever starts elsewhere is written
-            // afterwards.
-            for start in self.old {
-                if start != NOWHERE && (start != self.at || end == self.at) {
-                    map.erase(start);
-                }
+        // A new block starts at `at`, unless there is none. Whatever starts elsewhere is written
+        // afterwards.
+        for start in self.old {
+            if start != NOWHERE && (start != self.at || end == self.at) {
+                map.erase(start);
             }
         }
         for (start, new) in starts.into_iter().zip(self.new) {
@@ -204,55 +200,28 @@ impl Change {
             }
         }
         if self.taker.count_at != 0 && self.kind.has_magazine() {
-            self.settle(region, map);
-        }
-    }
-
-    /// Of a join, erases all that starts in its stretch. Who makes it for the first time does that
-    /// block by block. O(stretch).
-    pub fn sweep(&self, map: &Map) {
-        if self.kind != Kind::Join {
-            return;
-        }
-        let mut at = self.at;
-        while let Some(start) = map.next_start(at, self.old[0]) {
-            map.erase(start);
-            at = start + 1;
+            self.settle(region);
         }
     }
 
     /// Makes the magazine hold what it does after the change.
-    fn settle(&self, region: &Region, map: &Map) {
+    fn settle(&self, region: &Region) {
         let taker = self.taker;
-        if self.kind == Kind::Refill {
-            let Entry { state, size } = self.new[0];
-            for index in 0..taker.count {
-                let start = self.at + index * size;
-                map.write(start, Entry { state, size });
-                region.store32(taker.item_at(index), start);
-            }
-        } else {
-            for index in taker.gone() {
-                region.store32(taker.item_at(index), NO_BLOCK);
-            }
+        for index in taker.gone() {
+            region.store32(taker.item_at(index), NO_BLOCK);
         }
         region.store8(taker.count_at, taker.count as u8);
     }
 
     /// Makes loose what the magazine gives up; how many were made so now. What is no such block,
-    /// because somebody freed it twice at once or wrote where he should not, stays what it is.
+    /// because somebody freed it twice at once or wrote where he should not, stays what it is. What was to
+    /// be filled gives up what it names, to the first place where nothing is.
     pub fn loosen(&self, region: &Region, map: &Map) -> u32 {
         let taker = self.taker;
-        let mut made = 0;
-        for index in taker.gone() {
-            let granule = region.load32(taker.item_at(index));
-            let size = taker.size;
-            if map.read(granule, self.top) == Some(Entry { state: State::Cached, size }) {
-                map.write(granule, Entry { state: State::Loose, size });
-                made += 1;
-            }
-        }
-        made
+        let Some(class) = class::exact(taker.size) else { return 0 };
+        let items = taker.gone().map(|index| region.load32(taker.item_at(index)));
+        let named = items.take_while(|&item| self.kind != Kind::Refill || item != NO_BLOCK);
+        named.filter(|&granule| map.loosen(granule, class, self.top)).count() as u32
     }
 
     /// Whether it stays inside a map of which `known` granules are known.
@@ -274,24 +243,20 @@ impl Change {
             return false;
         }
         let [a, b, c] = self.new.map(|block| u64::from(block.size));
-        let end = u64::from(self.at) + a * u64::from(self.repeats()) + b + c;
+        let end = u64::from(self.at) + a + b + c;
         let row_fits = end <= u64::from(self.top) && self.at <= self.top && self.top <= known;
         let count = |is: fn(State) -> bool| {
             self.new.iter().filter(|new| new.size > 0 && is(new.state)).count()
         };
         let is_alloc = matches!(self.kind, Kind::Alloc | Kind::Resize);
         let lives_agree = count(State::is_live) == usize::from(is_alloc);
+        let is_of_row =
+            !self.kind.is_of_slot() && !self.kind.is_of_name() && !self.kind.is_of_space();
+        let row_agrees = is_of_row || end == u64::from(self.at);
         let is_refill = self.kind == Kind::Refill;
-        let cached_agrees = count(|state| state == State::Cached) == usize::from(is_refill)
-            && (!is_refill || self.new[0].state == State::Cached && taker.count > 0);
-        let has_row = !self.kind.is_of_slot() && !self.kind.is_of_name();
-        let row_agrees = has_row || end == u64::from(self.at);
-        let olds_fit = if self.kind == Kind::Join {
-            self.at <= self.old[0] && self.old[0] <= known
-        } else {
-            self.old.iter().all(|&start| start == NOWHERE || start < known)
-        };
-        row_fits && lives_agree && cached_agrees && row_agrees && olds_fit
+        let refill_agrees = !is_refill || taker.count == 0 && class::exact(taker.size).is_some();
+        let olds_fit = self.old.iter().all(|&start| start == NOWHERE || start < known);
+        row_fits && lives_agree && row_agrees && refill_agrees && olds_fit
     }
 
     #[inline]
@@ -335,7 +300,6 @@ impl Change {
         let block = |shift: u32, size| match what >> shift & 0xff {
             0 => Some(Entry { state: State::Free, size }),
             1 => Some(Entry { state: State::Live, size }),
-            2 if class::exact(size).is_some() => Some(Entry { state: State::Cached, size }),
             4 => Some(Entry { state: State::Loose, size }),
             5 => Some(Entry { state: State::Named, size }),
             6 => Some(Entry { state: State::Renamed, size }),
@@ -488,16 +452,20 @@ mod tests {
             }
             region.store8(at, byte);
         }
-        let refill = |count| Change {
-            new: [Entry { state: State::Cached, size: 5 }, none, none],
-            taker: Taker::of_one(geometry.magazine + COUNT_AT, count),
-            ..Change::new(Kind::Refill, 3, 20)
+        let refill = |count, size| Change {
+            taker: Taker { count_at: geometry.magazine + COUNT_AT, count, run: 60, size },
+            ..Change::new(Kind::Refill, 0, 20)
         };
         let geometry = Geometry { magazines: 1, ..geometry };
-        for (count, is_possible) in [(0, false), (1, true), (3, true), (4, false), (61, false)] {
-            record.open(&refill(count));
-            assert_eq!(record.read(&geometry, 100).is_some(), is_possible, "{count} blocks");
+        for (count, size, is_possible) in
+            [(0, 5, true), (0, 0, false), (0, 33, false), (1, 5, false)]
+        {
+            record.open(&refill(count, size));
+            let read = record.read(&geometry, 100);
+            assert_eq!(read.is_some(), is_possible, "{count} blocks of {size}");
         }
+        record.open(&Change { new: [free, none, none], ..refill(0, 5) });
+        assert_eq!(record.read(&geometry, 100), None, "where blocks are made is not written down");
         record.open_mending();
         assert!(record.is_open());
         assert_eq!(record.read(&geometry, 100), None);

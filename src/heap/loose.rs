@@ -15,9 +15,11 @@
 #![forbid(unsafe_code)]
 
 use super::change::{Change, Kind, Taker};
+use super::tally::Tally;
 use super::Heap;
 use crate::error::{Error, Result};
 use crate::map::{Entry, State};
+use core::sync::atomic::{compiler_fence, Ordering::SeqCst};
 
 /// How many blocks a malloc looks at.
 const BUDGET: u32 = 64;
@@ -80,83 +82,51 @@ impl Heap {
         if self.words.loose() == 0 {
             return;
         }
-        let (mut end, mut has_loose) = (start, false);
+        let mut sweep = Sweep::begin(self, start);
         for _ in 0..BUDGET {
-            let Some(next) = self.free_at(end).filter(|_| end < enough) else { break };
-            (end, has_loose) = (next.end(), has_loose || next.is_loose);
+            let end = sweep.end;
+            let Some(next) = self.map.read(end, sweep.top).filter(|_| end < enough) else { break };
+            if !sweep.pass(next) {
+                break;
+            }
         }
-        // A free block in a bin must not stay beside another.
-        end = self.free_at(end).filter(|next| !next.is_loose).map_or(end, |next| next.end());
-        self.join(start, end, has_loose);
+        sweep.leave();
     }
 
     /// Moves the hand by `budget` blocks, once round at most, and joins what it passes.
     fn go_round(&self, budget: u32) -> Result<()> {
         let begin = self.hand();
-        let (mut at, mut is_second) = (begin, false);
-        // The stretch of free blocks that ends where the hand is.
         let left = self.map.free_before(begin).filter(|&left| self.is_free(left));
-        let (mut start, mut has_loose) = (left.map_or(at, |(start, _)| start), false);
+        let mut sweep = Sweep::begin(self, left.map_or(begin, |(start, _)| start));
+        let mut is_second = false;
+        let mut answer = Ok(());
         for step in 0..budget {
             if step % PROGRESS == 0 {
                 self.show_progress();
             }
-            if at >= self.top() {
-                self.join(start, at, has_loose);
-                (start, at, has_loose) = (0, 0, false);
-                if is_second || begin == 0 || self.top() == 0 {
+            if sweep.end >= sweep.top {
+                sweep.stop(0);
+                if is_second || begin == 0 || sweep.top == 0 {
                     break;
                 }
                 is_second = true;
             }
-            let Entry { state, size } = self.block_at(at)?;
-            if matches!(state, State::Free | State::Loose) {
-                at += size;
-                has_loose |= state == State::Loose;
-                continue;
+            let at = sweep.end;
+            match self.map.read(at, sweep.top) {
+                Some(block) if sweep.pass(block) => {}
+                Some(block) => sweep.stop(at + block.size),
+                None => {
+                    let at = self.geometry.offset(at) as u64;
+                    answer = Err(Error::Corrupted { what: "no block starts where one must", at });
+                    break;
+                }
             }
-            self.join(start, at, has_loose);
-            at += size;
-            (start, has_loose) = (at, false);
-            if is_second && at >= begin {
+            if is_second && sweep.start >= begin {
                 break;
             }
         }
-        // A free block in a bin must not stay beside another.
-        let next = self.map.read(at, self.top()).filter(|next| next.state == State::Free);
-        at += next.map_or(0, |next| next.size);
-        self.join(start, at, has_loose);
-        self.words.set_hand(at);
-        Ok(())
-    }
-
-    /// Makes one free block of all from `start` to `end`, or brings `top` down to it, if a loose one
-    /// is among them.
-    fn join(&self, start: u32, end: u32, has_loose: bool) {
-        if !has_loose {
-            return;
-        }
-        let mut change = Change::new(Kind::Join, start, self.top());
-        change.old[0] = end;
-        if end == self.top() {
-            change.top = start;
-        } else {
-            change.new[0] = Entry { state: State::Free, size: end - start };
-        }
-        self.record.open(&change);
-        let mut counts = self.words.counts();
-        let (mut at, mut honest) = (start, true);
-        while let Some(Entry { state, size }) = self.map.read(at, end) {
-            if state == State::Loose {
-                counts.take_loose(size);
-            } else {
-                counts.take_free(size);
-                honest &= self.bins.unlink((at, size)).is_ok();
-            }
-            self.map.erase(at);
-            at += size;
-        }
-        self.finish(&change, counts, honest);
+        self.words.set_hand(sweep.leave());
+        answer
     }
 
     /// Where the hand is: at the start of a block, or at the pool's.
@@ -168,10 +138,88 @@ impl Heap {
             0
         }
     }
+}
 
-    fn block_at(&self, granule: u32) -> Result<Entry> {
-        let at = self.geometry.offset(granule) as u64;
-        let what = "no block starts where one must";
-        self.map.read(granule, self.top()).ok_or(Error::Corrupted { what, at })
+/// Free blocks that are joined as they are passed, all under one record. A stretch of them has one
+/// start that stays, the first; see [`super::heal`] for what a death leaves.
+struct Sweep<'a> {
+    heap: &'a Heap,
+    /// The stretch of free blocks that ends where the sweep is.
+    start: u32,
+    end: u32,
+    top: u32,
+    /// Whether a loose one is among them. If not it is one of a bin, or empty.
+    has_loose: bool,
+    tally: Tally<'a>,
+    /// Whether the record is open: from the first loose one on. Until then nothing changes.
+    is_open: bool,
+}
+
+impl<'a> Sweep<'a> {
+    /// Begins where a block starts.
+    fn begin(heap: &'a Heap, start: u32) -> Sweep<'a> {
+        let (top, tally) = (heap.top(), Tally::begin(heap));
+        Sweep { heap, start, end: start, top, has_loose: false, tally, is_open: false }
+    }
+
+    /// Makes the next block part of the stretch; false if it is not free.
+    #[inline(always)]
+    fn pass(&mut self, Entry { state, size }: Entry) -> bool {
+        let at = self.end;
+        match state {
+            State::Loose => {
+                if !self.is_open {
+                    self.heap.record.open(&Change::new(Kind::Join, 0, self.top));
+                    self.is_open = true;
+                }
+                self.tally.counts.take_loose(size);
+                if !self.has_loose && self.start < at {
+                    self.tally.take((self.start, at - self.start));
+                }
+                self.has_loose = true;
+            }
+            State::Free if self.has_loose => self.tally.take((at, size)),
+            // Beside another of a bin: by damage, or where free blocks are not joined.
+            State::Free => self.start = at,
+            _ => return false,
+        }
+        if at != self.start {
+            self.heap.map.erase(at);
+        }
+        self.end = at + size;
+        true
+    }
+
+    /// Makes one free block of the stretch, or brings `top` down to it, if a loose one is among them.
+    /// The next begins at `next`.
+    fn stop(&mut self, next: u32) {
+        let Sweep { heap, start, end, top, .. } = *self;
+        if self.has_loose && end == top {
+            heap.map.erase(start);
+            // A death comes between two instructions: it is enough that the compiler keeps the order.
+            compiler_fence(SeqCst);
+            heap.words.set_top(start);
+            self.top = start;
+        } else if self.has_loose {
+            let size = end - start;
+            heap.map.write(start, Entry { state: State::Free, size });
+            self.tally.put((start, size));
+        }
+        (self.start, self.end, self.has_loose) = (next, next, false);
+    }
+
+    /// Ends the sweep; where.
+    fn leave(mut self) -> u32 {
+        // A free block in a bin must not stay beside another.
+        let next = self.heap.map.read(self.end, self.top).filter(|next| next.state == State::Free);
+        if let Some(next) = next.filter(|_| self.has_loose) {
+            self.pass(next);
+        }
+        let end = self.end;
+        self.stop(end);
+        if self.is_open {
+            self.tally.end();
+        }
+        end
     }
 }

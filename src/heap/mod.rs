@@ -12,9 +12,12 @@
 mod bins;
 mod bytes;
 mod change;
+mod heal;
 mod loose;
 mod name;
+mod refill;
 mod slot;
+mod tally;
 mod words;
 
 pub use bins::Free;
@@ -30,6 +33,7 @@ use crate::region::{Region, View};
 use bins::{Bins, Lie};
 use change::{Change, Kind, Record, NOWHERE};
 use core::sync::atomic::Ordering::Relaxed;
+use tally::Tally;
 use words::Words;
 
 /// The watermark moves by so many granules at a time: a page of the map.
@@ -64,11 +68,6 @@ struct Ask {
 }
 
 impl Ask {
-    /// For a block of so many granules, anywhere.
-    fn anywhere(size: u32) -> Ask {
-        Ask { size, step: 1, skew: 0 }
-    }
-
     /// The first aligned granule at or after this one.
     fn align(&self, granule: u32) -> u64 {
         let mask = self.step - 1;
@@ -292,36 +291,6 @@ impl Heap {
         Ok(())
     }
 
-    /// Makes cached blocks of one size, and an empty magazine, whose count lies at `count_at`, hold
-    /// them: as many as fit in a row where the first fits best, at most `most`. None if there is
-    /// no room. O(blocks).
-    pub fn refill(&self, size: u32, most: u32, count_at: usize) -> Result<u32> {
-        let found = self.find(&Ask::anywhere(size))?;
-        // Looked at once: somebody may write to it meanwhile who should not.
-        let top = self.top();
-        let (start, whole) = found.unwrap_or((top, self.geometry.granules - top));
-        let mut count = most.min(whole / size);
-        let rest = |count| whole - count * size;
-        let leaves_scraps = |count| rest(count) > 0 && !self.is_worth_a_block(rest(count));
-        while found.is_some() && count > 0 && leaves_scraps(count) {
-            count -= 1;
-        }
-        if count == 0 {
-            return Ok(0);
-        }
-        let mut change = Change::new(Kind::Refill, start, top);
-        change.new[0] = Entry { state: State::Cached, size };
-        change.taker = Taker::of_one(count_at, count);
-        if found.is_some() {
-            change.new[1] = Entry { state: State::Free, size: rest(count) };
-        } else {
-            change.top = start + count * size;
-            self.raise_watermark(change.top);
-        }
-        self.commit(change, [found.map(Gone::binned), None]);
-        Ok(count)
-    }
-
     /// Makes a live block longer or shorter where it is, of which `asked` bytes are its owner's then;
     /// false if there is no room. It may stay longer than asked when the rest is not worth a block. O(1).
     pub fn resize(&self, granule: u32, size: u32, asked: usize) -> Result<bool> {
@@ -406,19 +375,26 @@ impl Heap {
         }
     }
 
+    #[inline]
     fn live(&self, granule: u32) -> Result<Entry> {
-        let at = self.geometry.offset(granule) as u64;
-        let refuse = |what| Err(Error::NotAllocated { what, at });
         let top = self.top();
-        if granule >= top {
-            return refuse("above top, where no block is (freed already?)");
-        }
         match self.map.read(granule, top) {
             Some(block) if block.state.is_live() => Ok(block),
+            found => Err(self.no_live(granule, top, found)),
+        }
+    }
+
+    /// What lies here instead of a live block.
+    #[cold]
+    fn no_live(&self, granule: u32, top: u32, found: Option<Entry>) -> Error {
+        let at = self.geometry.offset(granule) as u64;
+        let refuse = |what| Error::NotAllocated { what, at };
+        match found {
+            _ if granule >= top => refuse("above top, where no block is (freed already?)"),
             Some(Entry { state: State::Meta, .. }) => refuse("the pool's own block"),
             Some(_) => refuse("the block there is free (freed twice?)"),
             None if self.map.is_start(granule) => {
-                Err(Error::Corrupted { what: "the map tells of no block that could be", at })
+                Error::Corrupted { what: "the map tells of no block that could be", at }
             }
             None => refuse("inside a block, or of one freed and joined to another: give the address that the pool gave"),
         }
@@ -429,10 +405,9 @@ impl Heap {
         self.map.read(granule, self.top()).map(|block| (block.state, block.size))
     }
 
-    /// The size of the cached block that starts here.
-    pub fn cached_size(&self, granule: u32) -> Option<u32> {
-        let (state, size) = self.block(granule)?;
-        (state == State::Cached).then_some(size)
+    /// Whether a block of this state and size starts here.
+    pub fn has(&self, granule: u32, state: State, size: u32) -> bool {
+        self.block(granule) == Some((state, size))
     }
 
     /// Whether the bins hold every free block of the map once: how many they hold.
@@ -456,9 +431,12 @@ impl Heap {
             self.record.close();
             return mended;
         };
-        self.fill_again(&change);
-        change.sweep(&self.map);
-        self.apply(&change);
+        if change.kind.is_of_space() {
+            self.heal(&change);
+        } else {
+            self.fill_again(&change);
+            self.apply(&change);
+        }
         let rebuilt = self.rebuild();
         let undone = match (change.kind, change.live()) {
             (Kind::Alloc, Some(live)) => self.free(live),
@@ -646,57 +624,43 @@ impl Heap {
         Ok(true)
     }
 
-    /// The one way in which the map changes, but for joins. `gone` are the free blocks among the
+    /// The one way in which the map changes, but for joins and refills. `gone` are the free blocks among the
     /// old ones, beside the one that the change names.
     fn commit(&self, mut change: Change, gone: [Option<Gone>; 2]) {
         for (place, gone) in change.old[1..].iter_mut().zip(&gone) {
             *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);
         }
         self.record.open(&change);
-        let mut counts = self.words.counts();
-        let mut honest = true;
+        let mut tally = Tally::begin(self);
         for gone in gone.iter().flatten() {
             if gone.is_loose {
-                counts.take_loose(gone.size);
+                tally.counts.take_loose(gone.size);
             } else {
-                counts.take_free(gone.size);
-                honest &= self.bins.unlink((gone.start, gone.size)).is_ok();
+                tally.take((gone.start, gone.size));
             }
         }
         if self.is_filled() {
             self.fill_freed(&change, &gone);
         }
-        self.finish(&change, counts, honest);
-    }
-
-    /// Makes a change whose old free blocks are out of the bins and the counts.
-    fn finish(&self, change: &Change, mut counts: Counts, mut honest: bool) {
-        let loosened = self.apply(change);
+        let loosened = self.apply(&change);
         let (starts, _) = change.starts();
         for (start, Entry { state, size }) in starts.into_iter().zip(change.new) {
             match state {
                 _ if size == 0 => {}
-                State::Free => {
-                    counts.add_free(size);
-                    honest = honest && self.bins.link((start, size)).is_ok();
-                }
-                State::Loose => counts.add_loose(1, size),
+                State::Free => tally.put((start, size)),
+                State::Loose => tally.counts.add_loose(1, size),
                 _ => {}
             }
         }
+        let counts = &mut tally.counts;
         counts.live_count = match change.kind {
             Kind::Alloc => counts.live_count.wrapping_add(1),
-            Kind::Refill => counts.live_count.wrapping_add(change.taker.count),
             Kind::Free => counts.live_count.wrapping_sub(1),
             Kind::Loosen => counts.live_count.wrapping_sub(loosened),
             _ => counts.live_count,
         };
         counts.add_loose(loosened, change.taker.size);
-        self.words.set_counts(counts);
-        if !honest {
-            // The change itself is made. What else may be wrong with the map is for others to say.
-            let _ = self.mend();
-        }
+        tally.end();
     }
 
     /// Brings the map and `top` to what a change says; how many blocks became loose.

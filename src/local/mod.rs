@@ -396,6 +396,11 @@ impl Local {
         self.known.set(watermark as usize);
     }
 
+    /// How much of the map this thread knows to be known.
+    pub fn known(&self) -> u32 {
+        self.known.get() as u32
+    }
+
     /// The number of the magazine in use for a class.
     pub fn loaded(&self, region: &Region, geometry: &Geometry, class: u8) -> Option<u32> {
         number(region, geometry, self.loaded[live(class)].get())

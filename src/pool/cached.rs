@@ -5,7 +5,7 @@
 //!  thread                       depot, by class                     heap
 //!  loaded <-> previous  <--->   full magazines, empty magazines
 //!     ^                                                              |
-//!     +---- refill: a row of neighbours, under the lock -------------+
+//!     +---- refill: neighbours where they fit, under the lock -------+
 //!     +---- flush: they become loose, under the lock, if need be ----+
 //! ```
 //!
@@ -63,19 +63,27 @@ impl Handle {
         Some(class::at_least(granules)).filter(|&class| self.geometry.is_cached(class))
     }
 
+    /// The class of a live block, if such are cached.
+    fn class_of(&self, granule: u32) -> Option<u8> {
+        let class = self.heap().map().live_class(granule);
+        class.filter(|&class| self.geometry.is_cached(class))
+    }
+
     /// A block of at least `size` bytes, `granules` granules, from this thread's cache, which is
     /// filled if need be. None if caches are not for this.
     pub(super) fn take(&self, size: usize, granules: u32) -> Result<Option<Popped>> {
         let Some(class) = self.class_for(granules) else { return Ok(None) };
         let Some(local) = self.cache()? else { return Ok(None) };
-        self.disown(local, class);
-        if !self.caches_class(local, class) {
-            return Ok(None);
-        }
-        for _ in 0..2 * MAGAZINE_ITEMS {
+        for attempt in 0..2 * MAGAZINE_ITEMS {
             local.see(self.heap().watermark());
             if let Some(hit) = self.pop(local, size)? {
                 return Ok(Some(hit));
+            }
+            if attempt == 0 {
+                self.disown(local, class);
+                if !self.caches_class(local, class) {
+                    return Ok(None);
+                }
             }
             let depot = self.depot();
             let loaded = local.loaded(&self.region, &self.geometry, class);
@@ -96,9 +104,7 @@ impl Handle {
     /// Puts a live block into this thread's cache, making room if need be. False if caches are not
     /// for this.
     pub(super) fn put(&self, granule: u32, block: usize) -> Result<bool> {
-        let class = self.heap().map().live_class(granule);
-        let class = class.filter(|&class| self.geometry.is_cached(class));
-        let Some(class) = class else { return Ok(false) };
+        let Some(class) = self.class_of(granule) else { return Ok(false) };
         let Some(local) = self.cache()? else { return Ok(false) };
         local.see(self.heap().watermark());
         if local.push_any(block) {
@@ -113,10 +119,7 @@ impl Handle {
 
     /// Makes room in this thread's cache for a live block, if it is for this and has none.
     pub(super) fn make_room(&self, granule: u32) -> Result<()> {
-        let class = self.heap().map().live_class(granule);
-        let Some(class) = class.filter(|&class| self.geometry.is_cached(class)) else {
-            return Ok(());
-        };
+        let Some(class) = self.class_of(granule) else { return Ok(()) };
         let Some(local) = self.cache()? else { return Ok(()) };
         local.see(self.heap().watermark());
         self.disown(local, class);
@@ -128,8 +131,7 @@ impl Handle {
 
     /// Whether this thread's cache has room for a live block.
     pub(super) fn has_room(&self, granule: u32) -> bool {
-        let class = self.heap().map().live_class(granule);
-        class.zip(self.page()).is_some_and(|(class, local)| local.has_room(class))
+        self.class_of(granule).zip(self.page()).is_some_and(|(class, local)| local.has_room(class))
     }
 
     /// Begins to put a live block into this thread's cache, for one that is to be delivered next. None
@@ -217,7 +219,7 @@ impl Handle {
                 return Ok(true);
             }
             let batch = depot.rounds(magazine, class);
-            Ok(heap.refill(size, batch, depot.count_at(magazine))? > 0)
+            Ok(heap.refill(class, batch, depot.count_at(magazine))? > 0)
         })
     }
 
@@ -305,7 +307,7 @@ impl Handle {
     /// into the hoard. 0 if there are so many threads that the class is too large to be cached.
     fn rounds_max(&self, class: u8) -> u32 {
         let threads = self.caches().known().max(1);
-        let rounds = self.geometry.hoard_max() / SET / threads / class::size(class);
+        let rounds = self.geometry.hoard_max() / SET / (threads * class::size(class));
         if rounds == 0 {
             return 0;
         }
@@ -327,7 +329,7 @@ impl Handle {
 
     /// Whether this thread caches blocks of a class.
     fn caches_class(&self, local: &Local, class: u8) -> bool {
-        self.rounds_max(class) > 0 || local.loaded(&self.region, &self.geometry, class).is_some()
+        local.loaded(&self.region, &self.geometry, class).is_some() || self.rounds_max(class) > 0
     }
 
     /// Another magazine for a class, from the depot or an idle one.
@@ -376,16 +378,11 @@ impl Handle {
             local.refused.set(local.refused.get() - 1);
             return false;
         }
-        let made = self.spare(local, class) || self.reclaim(heap, local, class);
+        let made = self.reclaim(heap, local, class);
         if !made {
             local.refused.set(WHILE);
         }
         made
-    }
-
-    /// Gives up an empty magazine that this thread has for another class; false if it has none.
-    fn spare(&self, local: &Local, class: u8) -> bool {
-        others(local, class).any(|other| local.has_empty(other) && self.give_up(local, other))
     }
 
     /// Gives up what this thread has for a class and is empty; false if nothing is.
@@ -432,14 +429,17 @@ impl Handle {
         Some(magazine)
     }
 
-    /// Gives a block on a shelf back to the heap, or a magazine of the depot, of another class; false
-    /// if there is none.
+    /// Gives a block on a shelf back to the heap, or what this thread or the depot has of another class,
+    /// of this thread only what is empty; false if there is nothing.
     fn reclaim(&self, heap: &Heap, local: &Local, class: u8) -> bool {
         if self.clear_away(heap, local) {
             return true;
         }
         let depot = self.depot();
         for other in others(local, class) {
+            if local.has_empty(other) && self.give_up(local, other) {
+                return true;
+            }
             for stack in [Stack::Empty, Stack::Full] {
                 if !depot.has(other, stack) {
                     continue;

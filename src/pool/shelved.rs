@@ -12,12 +12,12 @@ use crate::error::Result;
 use crate::heap::{Heap, Taker};
 use crate::layout::{RECOVERIES_OFFSET, SHELF_SLOTS};
 use crate::local::Local;
-use crate::map::State;
+use crate::map::{Entry, State};
 use crate::shelf::{Grip, Place, Shelves};
 use core::ptr::NonNull;
 
 /// So large a part of the hoard is not for shelves: small blocks come and go more often.
-const RESERVE: u32 = 4;
+const RESERVE: u32 = 8;
 /// All threads together have at most this part of the hoard as their credit.
 const CREDIT: u32 = 16;
 /// So often a thread finds no room in the hoard before another class's block makes way: what lies
@@ -26,12 +26,13 @@ const PATIENCE: u8 = 16;
 
 /// A block in this thread's grip, live: the allocator's until it is delivered.
 #[must_use]
-pub(super) struct Shelved {
+pub(super) struct Shelved<'a> {
     block: NonNull<u8>,
     place: Place,
+    local: &'a Local,
 }
 
-impl Shelved {
+impl Shelved<'_> {
     /// Where the block is.
     pub(super) fn block(&self) -> NonNull<u8> {
         self.block
@@ -49,7 +50,7 @@ impl Handle {
     }
 
     /// A block of at least so many granules, off its shelf. None if there is none.
-    pub(super) fn take_shelved(&self, granules: u32) -> Result<Option<Shelved>> {
+    pub(super) fn take_shelved(&self, granules: u32) -> Result<Option<Shelved<'_>>> {
         let Some(wide) = self.geometry.shelved(granules) else { return Ok(None) };
         let Some(local) = self.cache()? else { return Ok(None) };
         let Some(token) = local.token() else { return Ok(None) };
@@ -61,13 +62,14 @@ impl Handle {
         for _ in 0..SHELF_SLOTS {
             let Some(place) = shelves.take(wide, token) else { break };
             let Place { granule, .. } = place;
-            if heap.block(granule) == Some((State::Cached, place.size())) {
+            if self.seen(local, granule) == Some(Entry { state: State::Cached, size: place.size() })
+            {
                 let block = self.block(granule)?;
                 if let Some(tag) = tag {
                     self.owners().set_tag(granule, tag);
                 }
                 if heap.map().unshelve(granule) {
-                    return Ok(Some(Shelved { block, place }));
+                    return Ok(Some(Shelved { block, place, local }));
                 }
             }
             // Somebody wrote where he should not.
@@ -77,12 +79,19 @@ impl Handle {
         Ok(None)
     }
 
+    /// The block that starts here, by as much of the map as this thread knows to be known: the words that
+    /// say so lie beside the lock, in a line that others write to.
+    fn seen(&self, local: &Local, granule: u32) -> Option<Entry> {
+        let map = self.heap().map();
+        map.read(granule, local.known()).or_else(|| {
+            local.see(self.heap().watermark());
+            map.read(granule, local.known())
+        })
+    }
+
     /// The block is the caller's.
     pub(super) fn deliver_shelved(&self, shelved: Shelved) -> NonNull<u8> {
-        self.shelves().clear(shelved.place);
-        if let Some(local) = self.page() {
-            self.earn(local, shelved.place.size());
-        }
+        self.vacate(shelved.local, shelved.place);
         shelved.block
     }
 
@@ -96,8 +105,8 @@ impl Handle {
     pub(super) fn put_back_shelved(&self, shelved: Shelved) {
         if self.heap().map().shelve(shelved.granule()) {
             self.shelves().let_go(shelved.place);
-        } else if let Some(local) = self.page() {
-            self.vacate(local, shelved.place);
+        } else {
+            self.vacate(shelved.local, shelved.place);
         }
     }
 
@@ -105,7 +114,7 @@ impl Handle {
     pub(super) fn put_shelved(&self, granule: u32) -> Result<bool> {
         let heap = self.heap();
         let Some((State::Live, size)) = heap.block(granule) else { return Ok(false) };
-        let wide = class::wide_exact(size).filter(|&wide| u32::from(wide) < self.geometry.shelves);
+        let wide = self.geometry.shelved(size).filter(|&wide| class::wide_size(wide) == size);
         // A hint, without the lock.
         let Some(wide) = wide.filter(|_| !heap.is_short()) else { return Ok(false) };
         let Some(local) = self.cache()? else { return Ok(false) };
@@ -201,8 +210,9 @@ impl Handle {
     fn return_place(&self, heap: &Heap, place: Place) -> bool {
         let Some(place) = self.shelves().pass(place, Grip::HOLDER) else { return false };
         self.depot().discharge(place.size());
-        let is_cached = heap.block(place.granule) == Some((State::Cached, place.size()));
-        if is_cached && heap.map().unshelve(place.granule) {
+        if heap.has(place.granule, State::Cached, place.size())
+            && heap.map().unshelve(place.granule)
+        {
             self.finish_place(heap, place);
         } else {
             // What is no cached block is not ours to free.
@@ -216,7 +226,7 @@ impl Handle {
     pub(super) fn deliver_from_grip(&self, heap: &Heap, cache: u32) {
         let shelves = self.shelves();
         for place in self.in_grip_of(cache) {
-            if heap.block(place.granule) == Some((State::Live, place.size())) {
+            if heap.has(place.granule, State::Live, place.size()) {
                 shelves.clear(place);
             }
         }
@@ -267,6 +277,6 @@ impl Handle {
 
     /// Whether the block at a place counts as cached, rather than live.
     pub(super) fn is_cached(&self, place: &Place) -> bool {
-        place.grip == Grip::NONE || self.heap().cached_size(place.granule) == Some(place.size())
+        place.grip == Grip::NONE || self.heap().has(place.granule, State::Cached, place.size())
     }
 }

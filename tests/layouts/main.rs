@@ -2,12 +2,12 @@
 //! by the library as it is now. Each lies here beside a text that says what is in it.
 //!
 //! ```text
-//! layout-2.pool           blocks of many sizes in every state, names, a root with slots
-//! layout-2-caches.pool    owners, and what threads that are gone had in caches and depot
-//! layout-2-shelves.pool   what is too large for magazines
-//! layout-2-guard.pool     guards, filled memory; granules of 64 bytes, not at the buffer's start
-//! layout-2-KIND.pool      copied in the midst of a change of this kind
-//! layout-2-*.txt          what is in it, before and after
+//! layout-3.pool           blocks of many sizes in every state, names, a root with slots
+//! layout-3-caches.pool    owners, and what threads that are gone had in caches and depot
+//! layout-3-shelves.pool   what is too large for magazines
+//! layout-3-guard.pool     guards, filled memory; granules of 64 bytes, not at the buffer's start
+//! layout-3-KIND.pool      copied in the midst of a change of this kind
+//! layout-3-*.txt          what is in it, before and after
 //! ```
 //!
 //! A file ends where only zeros follow; [`handle::peek`] tells how long the pool is. The threads and
@@ -46,8 +46,8 @@ const SEAL: usize = 140;
 const RECORD: usize = 144;
 const RECORD_SLOT: usize = 48;
 const DEPOT: usize = 240;
-const CACHES: usize = 252;
-const NAMES: usize = 256;
+const CACHES: usize = 264;
+const NAMES: usize = 252;
 const SHELVES: usize = 268;
 
 fn path(name: &str, ending: &str) -> PathBuf {

@@ -12,7 +12,7 @@ pub const BOOT: u32 = 0x00b0_07ed;
 
 /// A file.
 pub struct Case {
-    /// What stands behind layout-2 in its name.
+    /// What stands behind layout-3 in its name.
     pub name: &'static str,
     /// What its pool was made with.
     pub options: Options,

@@ -94,8 +94,8 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
     ("heap", "", ""),
     (
         "heap_that_changes_before_it_seals",
-        "        self.record.open(&change);\n        let mut counts = self.words.counts();\n        let mut honest = true;",
-        "        self.apply(&change);\n        self.record.open(&change);\n        let mut counts = self.words.counts();\n        let mut honest = true;",
+        "        self.record.open(&change);\n        let mut tally",
+        "        self.apply(&change);\n        self.record.open(&change);\n        let mut tally",
     ),
     (
         "heap_that_keeps_what_nobody_got",
@@ -104,8 +104,8 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
     ),
     (
         "heap_that_strikes_out_before_it_mends",
-        "        self.apply(&change);\n        let rebuilt = self.rebuild();",
-        "        self.record.close();\n        self.apply(&change);\n        let rebuilt = self.rebuild();",
+        "        if change.kind.is_of_space() {",
+        "        self.record.close();\n        if change.kind.is_of_space() {",
     ),
     (
         "heap_that_believes_its_hints",
@@ -123,19 +123,54 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
         "let slot = 0;",
     ),
     (
-        "heap_that_forgets_what_it_swept",
-        "        change.sweep(&self.map);\n",
+        "heap_that_heals_nothing",
+        "Some(state @ (State::Free | State::Loose)) => self.heal_free(at, state, &mut top),\n",
+        "",
+    ),
+    (
+        "heap_that_leaves_gaps",
+        "None if !self.map.is_start(at) && is_gap() => {",
+        "None if false && is_gap() => {",
+    ),
+    (
+        "heap_that_lets_what_it_heals_stand_beside_each_other",
+        "while state == State::Free && end < *top && self.map.state(end) == Some(State::Free) {",
+        "while false {",
+    ),
+    (
+        "heap_that_keeps_free_what_ends_at_top",
+        "if state == State::Free && end == *top {",
+        "if false {",
+    ),
+    (
+        "heap_that_keeps_what_it_was_to_give_a_magazine",
+        "            change.loosen(&self.region, &self.map);\n        }\n        let mut at",
+        "            let _ = change;\n        }\n        let mut at",
+    ),
+    (
+        "heap_that_keeps_what_it_was_to_give_a_magazine_above_top",
+        "let change = Change { top, ..*change };",
+        "",
+    ),
+    (
+        "heap_that_makes_blocks_before_it_writes_them_down",
+        "            self.heap.region.store32(self.taker.item_at(self.count), block);\n            compiler_fence(SeqCst);\n            self.heap.map.cache(block, self.class);\n",
+        "            self.heap.map.cache(block, self.class);\n            self.heap.region.store32(self.taker.item_at(self.count), block);\n",
+    ),
+    (
+        "heap_that_fills_magazines_before_it_seals",
+        "        self.record.open(&Change { taker, ..Change::new(Kind::Refill, 0, self.top()) });\n",
         "",
     ),
     (
         "heap_that_fills_once",
-        "        self.fill_again(&change);\n        change.sweep",
-        "        change.sweep",
+        "            self.fill_again(&change);\n            self.apply(&change);\n",
+        "            self.apply(&change);\n",
     ),
     (
         "heap_that_fills_too_late",
-        "        self.fill_again(&change);\n        change.sweep(&self.map);\n        self.apply(&change);\n",
-        "        change.sweep(&self.map);\n        self.apply(&change);\n        self.fill_again(&change);\n",
+        "            self.fill_again(&change);\n            self.apply(&change);\n",
+        "            self.apply(&change);\n            self.fill_again(&change);\n",
     ),
     (
         "heap_that_fills_before_it_seals",
@@ -144,8 +179,8 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
     ),
     (
         "heap_that_forgets_what_was_asked",
-        "        self.apply(&change);\n        let rebuilt",
-        "        self.apply(&Change { taker: Taker::NONE, ..change });\n        let rebuilt",
+        "            self.fill_again(&change);\n            self.apply(&change);\n",
+        "            self.fill_again(&change);\n            self.apply(&Change { taker: Taker::NONE, ..change });\n",
     ),
     (
         "heap_that_guards_before_it_seals",
@@ -154,8 +189,8 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
     ),
     (
         "heap_that_joins_before_it_seals",
-        "        self.record.open(&change);\n        let mut counts = self.words.counts();\n        let (mut at, mut honest) = (start, true);\n        while let Some(Entry { state, size }) = self.map.read(at, end) {\n            if state == State::Loose {\n                counts.take_loose(size);\n            } else {\n                counts.take_free(size);\n                honest &= self.bins.unlink((at, size)).is_ok();\n            }\n            self.map.erase(at);\n            at += size;\n        }\n        self.finish(&change, counts, honest);\n",
-        "        let mut counts = self.words.counts();\n        let (mut at, mut honest) = (start, true);\n        while let Some(Entry { state, size }) = self.map.read(at, end) {\n            if state == State::Loose {\n                counts.take_loose(size);\n            } else {\n                counts.take_free(size);\n                honest &= self.bins.unlink((at, size)).is_ok();\n            }\n            self.map.erase(at);\n            at += size;\n        }\n        self.record.open(&change);\n        self.finish(&change, counts, honest);\n",
+        "                    self.heap.record.open(&Change::new(Kind::Join, 0, self.top));\n",
+        "",
     ),
     (
         "heap_that_enters_before_it_seals",
@@ -227,7 +262,9 @@ fn heaps() -> String {
         }
         writeln!(text, "pub mod region {{\n{}}}", mortal_region()).unwrap();
         let mut heap = source("heap/mod.rs");
-        for module in ["bins", "bytes", "change", "loose", "name", "slot", "words"] {
+        for module in
+            ["bins", "bytes", "change", "heal", "loose", "name", "refill", "slot", "tally", "words"]
+        {
             let body = source(&format!("heap/{module}.rs"));
             let whole = format!("pub mod {module} {{\n{body}}}\n");
             heap = with(&heap, module, &format!("mod {module};\n"), &whole);

@@ -528,6 +528,16 @@ fn caches() -> Vec<Case> {
             to_and_fro(s, 16, 24);
             to_and_fro(s, 64, 8);
         }),
+        Case::new("cache-in-places", CACHED, |s| {
+            // What the heap has lies here and there: holes of one block, holes with rests.
+            let large = s.get_all([9_984; 11]);
+            for (slot, hole) in large.into_iter().zip([16, 48, 16, 16, 112, 48, 64, 16, 48, 64]) {
+                s.make(Call::Realloc { slot, size: 9_984 - hole });
+            }
+            for size in [16, 48, 64] {
+                s.must_step(Call::Malloc { size });
+            }
+        }),
         Case::new("cache-handed-on", CACHED, |s| {
             // One thread allocates, another frees.
             s.beside(|s| {

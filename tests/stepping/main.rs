@@ -42,13 +42,14 @@ use walk::{Extent, Only, Walker};
 
 /// What must have been stepped through, by how rows of the table begin: a scene that has come to do
 /// something else, since the library has changed, is to be noticed.
-const OPERATIONS: [&str; 61] = [
+const OPERATIONS: [&str; 62] = [
     "malloc, shelf",
     "free, shelf",
     "free, shelf, with the lock",
     "malloc, cache",
     "malloc, cache, from the heap",
     "malloc, cache, from the heap, cache claimed",
+    "malloc, cache, from the heap, in places",
     "malloc, depot",
     "malloc, heap",
     "malloc, top",

@@ -3,7 +3,7 @@
 use super::scene::{Call, Effect, Scene};
 use super::theatre::Theatre;
 use crate::common::handle::{self, Block, Status};
-use ::mempool::abi::{MEMPOOL_BLOCK_CACHED, MEMPOOL_OK};
+use ::mempool::abi::{MEMPOOL_BLOCK_CACHED, MEMPOOL_BLOCK_LIVE, MEMPOOL_OK};
 use ::mempool::layout::TURN_OFFSET;
 use std::cmp::Ordering;
 
@@ -100,12 +100,12 @@ fn way(theatre: &Theatre, before: &[u8], after: &[u8]) -> String {
     };
     let shelf = geometry.shelf..geometry.magazine;
     let shelved = geometry.shelves > 0 && before[shelf.clone()] != after[shelf];
-    let stats = |bytes: &[u8]| {
+    let inspect = |bytes: &[u8]| {
         let mut blocks = Vec::new();
         let seen = handle::inspect(bytes.as_ptr(), bytes.len(), &theatre.case.options, &mut blocks);
-        seen.expect("inspect")
+        (seen.expect("inspect"), blocks)
     };
-    let (old, new) = (stats(before), stats(after));
+    let ((old, olds), (new, news)) = (inspect(before), inspect(after));
     let locked = word(before, TURN_OFFSET) != word(after, TURN_OFFSET);
     let claimed = old.thread_caches != new.thread_caches;
     let cached = new.cached_count as i64 - old.cached_count as i64;
@@ -116,6 +116,7 @@ fn way(theatre: &Theatre, before: &[u8], after: &[u8]) -> String {
         (false, _) if owners(before) != owners(after) => "depot",
         (false, _) => "cache",
         (true, ..=-2) => "caches given back",
+        (true, 1..) if adds && !are_one_row(&olds, &news) => "cache, from the heap, in places",
         (true, 1..) if adds => "cache, from the heap",
         (true, 1..) => "cache, with the lock",
         (true, -1) if adds => "cache, with the lock",
@@ -123,6 +124,17 @@ fn way(theatre: &Theatre, before: &[u8], after: &[u8]) -> String {
         (true, _) => "heap",
     };
     format!("{way}{}", if claimed { ", cache claimed" } else { "" })
+}
+
+/// Whether all blocks that are cached or live now, and were not, lie beside each other.
+fn are_one_row(olds: &[Block], news: &[Block]) -> bool {
+    let states = [MEMPOOL_BLOCK_LIVE, MEMPOOL_BLOCK_CACHED];
+    let is_taken = |block: &&Block| states.contains(&block.state);
+    let was_taken = |at| olds.iter().filter(is_taken).any(|old| old.offset == at);
+    let made = || news.iter().filter(is_taken).filter(|block| !was_taken(block.offset));
+    let all: u64 = made().map(|block| block.size).sum();
+    let ends = made().next().zip(made().last());
+    ends.is_some_and(|(first, last)| last.offset + last.size - first.offset == all)
 }
 
 /// The block that begins there now.

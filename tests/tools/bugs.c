@@ -140,8 +140,8 @@ static void read_freed_large(void)
 
 static void read_moved(void)
 {
-    get(100); /* the end of its row, and of all that was allocated: the next cannot grow */
     unsigned char *block = get(100);
+    get(100); /* lies behind it, so that it cannot grow */
     move(block, 50000);
     mistake(block + 50, 'r');
 }
@@ -193,23 +193,24 @@ static void decide_by_unwritten_of_reused(void)
 
 static void decide_by_unwritten_end(void)
 {
-    get(100);
     unsigned char *block = mempool_calloc(pool, 1, 100);
+    get(100);
     mistake(move(block, 50000) + 40000, 'd');
 }
 
 static void decide_by_unwritten_that_moved(void)
 {
+    unsigned char *block = get(100);
     get(100);
-    mistake(move(get(100), 50000) + 50, 'd');
+    mistake(move(block, 50000) + 50, 'd');
 }
 
 static __attribute__((noinline)) void leak(void)
 {
     memset(get(100), 1, 100);
-    unsigned char *last = get(200);
-    move(get(200), 50000); /* one block is lost, not two */
-    OK(mempool_free(pool, last));
+    unsigned char *block = get(200), *behind = get(200);
+    move(block, 50000); /* one block is lost, not two */
+    OK(mempool_free(pool, behind));
 }
 
 static const struct {

@@ -16,6 +16,7 @@
 macro_rules! protocol {
     ($name:ident) => {
         use models::death;
+        use models::heaps::$name::class;
         use models::heaps::$name::heap::{Heap, Struck, Taker, CHILDREN};
         use models::heaps::$name::layout::{Geometry, COUNT_AT, ITEMS_AT, NO_BLOCK};
         use models::heaps::$name::map::{Entry, State};
@@ -106,6 +107,12 @@ macro_rules! protocol {
                     at += size;
                 }
                 assert_eq!(at, heap.top(), "the map can be walked");
+                let is_binned = |block: Option<&(u32, State, u32)>| {
+                    block.is_some_and(|&(_, state, _)| state == State::Free)
+                };
+                let beside = |pair: &[_]| is_binned(pair.first()) && is_binned(pair.get(1));
+                assert!(!blocks.windows(2).any(beside), "free blocks of bins are joined");
+                assert!(!is_binned(blocks.last()), "and no such block ends at top");
                 let are = |wanted| blocks.iter().filter(move |(_, state, _)| *state == wanted);
                 let (binned, loose) = (are(State::Free).count(), are(State::Loose).count());
                 let free = || are(State::Free).chain(are(State::Loose));
@@ -309,7 +316,7 @@ macro_rules! protocol {
             let pool = Pool::new(256 << 10);
             let mut blocks = rows(&pool);
             let heap = pool.heap();
-            let count = heap.refill(3, 4, pool.count_at()).expect("honest");
+            let count = heap.refill(class(3), 3, pool.count_at()).expect("honest");
             heap.leave();
             assert_eq!(count, 3);
             blocks.extend((0..3).map(|index| pool.region.load32(pool.item_at(index))));
@@ -548,22 +555,45 @@ macro_rules! protocol {
                 pool.heap().leave();
             };
             deaths += dies_anywhere(&mut pool, &blocks, Fate::Finished, delivers);
-            let refills: [Call; 2] = [
-                |pool, _| {
-                    pool.heap().refill(1, 5, pool.count_at()).expect("a hole");
-                    pool.heap().leave();
-                },
-                |pool, _| {
-                    pool.heap().refill(12, 7, pool.count_at()).expect("above top");
-                    pool.heap().leave();
-                },
+            deaths
+        }
+
+        /// Blocks that are made for a magazine, which a death gives to nobody: of several free ones,
+        /// with rests and without; above top; of loose ones that are joined.
+        pub fn refills() -> u64 {
+            fn refill(pool: &Pool, size: u32, most: u32) -> u32 {
+                let heap = pool.heap();
+                let count = heap.refill(class(size), most, pool.count_at()).expect("honest");
+                heap.leave();
+                count
+            }
+            let calls: [Call; 6] = [
+                |pool, _| assert_eq!(refill(pool, 1, 5), 5, "two holes and of a third a part"),
+                |pool, _| assert_eq!(refill(pool, 1, 20), 12, "all holes"),
+                |pool, _| assert_eq!(refill(pool, 2, 3), 3, "a hole, and a part of another"),
+                |pool, _| assert_eq!(refill(pool, 3, 9), 3, "a hole"),
+                |pool, _| assert_eq!(refill(pool, 4, 9), 2, "a hole with a rest"),
+                |pool, _| assert_eq!(refill(pool, 12, 7), 7, "above top"),
             ];
             let mut pool = Pool::new(256 << 10);
             let blocks = rows(&pool);
-            for call in refills {
-                deaths += dies_anywhere(&mut pool, &blocks, Fate::Finished, call);
+            let mut deaths = 0;
+            for call in calls {
+                deaths += dies_anywhere(&mut pool, &blocks, Fate::Undone, call);
+            }
+            let (mut pool, blocks) = scattered();
+            let calls: [Call; 2] = [
+                |pool, _| assert_eq!(refill(pool, 2, 4), 4, "a loose stretch"),
+                |pool, _| assert_eq!(refill(pool, 10, 60), 8, "two stretches, with rests"),
+            ];
+            for call in calls {
+                deaths += dies_anywhere(&mut pool, &blocks, Fate::Undone, call);
             }
             deaths
+        }
+
+        fn class(size: u32) -> u8 {
+            class::exact(size).expect("a class's size")
         }
 
         /// A directory: blocks 0 and 2 have two names each, block 4 one, and is the root.
@@ -639,13 +669,9 @@ macro_rules! protocol {
 
         /// Loose blocks that are made, joined and taken, and grown into.
         pub fn sweeps() -> u64 {
-            let calls: [Call; 5] = [
+            let calls: [Call; 4] = [
                 |pool, b| {
                     pool.heap().loosen(b[6]).expect("live");
-                    pool.heap().leave();
-                },
-                |pool, _| {
-                    pool.heap().refill(2, 4, pool.count_at()).expect("a loose stretch");
                     pool.heap().leave();
                 },
                 |pool, b| {
@@ -710,6 +736,7 @@ macro_rules! protocol {
 
 mod heap {
     protocol!(heap);
+    use models::heaps::heap::{layout::HEAP_OFFSET, options::NO_COMPACT};
 
     #[test]
     fn a_malloc_that_was_cut_short_is_undone() {
@@ -747,6 +774,102 @@ mod heap {
     }
 
     #[test]
+    fn what_was_to_go_to_a_magazine_is_free() {
+        println!("{} deaths of makers and recoverers", refills());
+    }
+
+    /// Blocks side by side; those of one size are freed, but for walls between them.
+    fn with_holes(pool: &Pool, sizes: &[u32], hole: u32) -> Vec<u32> {
+        let heap = pool.heap();
+        let blocks: Vec<u32> =
+            sizes.iter().map(|&size| heap.alloc(size, 1).expect("room")).collect();
+        for (&block, _) in blocks.iter().zip(sizes).filter(|(_, &size)| size == hole) {
+            heap.free(block).expect("live");
+        }
+        heap.leave();
+        blocks
+    }
+
+    /// Where bins hold blocks of several sizes those that are too small hide no others.
+    #[test]
+    fn a_magazine_is_filled_from_below_top_if_there_is_room() {
+        let pool = Pool::new(256 << 10);
+        let blocks = with_holes(&pool, &[16, 1, 34, 1, 34, 1, 34, 1, 34, 1], 34);
+        let heap = pool.heap();
+        heap.free(blocks[0]).expect("live");
+        let top = heap.top();
+        assert_eq!(heap.refill(class(17), 8, pool.count_at()), Ok(8));
+        heap.leave();
+        assert_eq!(heap.top(), top);
+        pool.seen();
+    }
+
+    /// Who makes space whole makes none of a block whose start somebody wrote over: that is damage, and
+    /// told.
+    #[test]
+    fn what_is_damaged_is_not_taken_for_free_after_a_death() {
+        for (size, byte) in [(70, 0x05), (70, 0xff), (70, 0xf8), (5, 0x98 + 2)] {
+            for stores in 0..30 {
+                let pool = Pool::new(256 << 10);
+                let blocks = with_holes(&pool, &[3, 3, size, 3, 9, 3], 9);
+                let heap = pool.heap();
+                pool.region.store8(pool.geometry.map + blocks[2] as usize, byte);
+                death::until_store(stores, || {
+                    heap.refill(class(2), 4, pool.count_at()).expect("a hole");
+                    heap.leave();
+                });
+                // It may say that the map is damaged.
+                let _ = heap.enter(|| ());
+                heap.leave();
+                while let Ok(granule) = heap.alloc(2, 1) {
+                    let owners = blocks[2]..blocks[2] + size;
+                    assert!(!owners.contains(&granule), "{byte:x}, {stores} stores: {granule}");
+                    heap.leave();
+                }
+            }
+        }
+    }
+
+    /// What says how many blocks are loose is a hint.
+    #[test]
+    fn where_nothing_is_loose_a_wrong_count_of_that_joins_nothing() {
+        let pool = Pool::with(4096, NO_COMPACT | FILL_FREED);
+        let heap = pool.heap();
+        let blocks: Vec<u32> = (0..6).map(|_| heap.alloc(3, 1).expect("room")).collect();
+        blocks[1..4].iter().for_each(|&block| heap.free(block).expect("live"));
+        heap.leave();
+        let (bytes, loose) = (pool.bytes.clone(), pool.geometry.word(HEAP_OFFSET + 5 * 4));
+        let mut pool = pool;
+        for stores in 0..60 {
+            pool.set(&bytes);
+            pool.region.store32(loose, 1);
+            death::until_store(stores, || _ = pool.heap().alloc(3, 1));
+            pool.heap().enter(|| ()).expect("sound");
+            pool.heap().leave();
+            pool.heap().check_bytes().expect("nobody wrote to free memory");
+            let blocks = (0..5).map(|at| pool.heap().block(3 * at).expect("one").1);
+            assert!(blocks.into_iter().all(|size| size == 3), "{stores} stores");
+        }
+    }
+
+    /// What stands far behind a magazine's last block was never to be its.
+    #[test]
+    fn a_refill_that_is_undone_gives_up_its_own_blocks_only() {
+        let (mut pool, blocks) = large();
+        let bytes = pool.bytes.clone();
+        for stores in 0..60 {
+            pool.set(&bytes);
+            pool.hold(&[]);
+            pool.region.store32(pool.item_at(30), blocks[8]);
+            death::until_store(stores, || {
+                pool.heap().refill(class(3), 4, pool.count_at()).expect("above top");
+            });
+            pool.recover();
+            assert!(pool.heap().has(blocks[8], State::Cached, 3), "{stores} stores");
+        }
+    }
+
+    #[test]
     fn what_goes_to_a_magazine_or_comes_back_is_in_one_place() {
         println!("{} deaths of makers and recoverers", exchanges());
     }
@@ -775,7 +898,14 @@ fails! {
     heap_that_believes_its_hints: frees_and_resizes, "in a bin";
     heap_that_seals_before_it_writes: moves, " stores";
     heap_with_one_slot: moves, " stores";
-    heap_that_forgets_what_it_swept: joins, "inside a block";
+    heap_that_heals_nothing: refills, "of a change that can be";
+    heap_that_leaves_gaps: joins, "of a change that can be";
+    heap_that_lets_what_it_heals_stand_beside_each_other: joins, "are joined";
+    heap_that_keeps_free_what_ends_at_top: joins, "ends at top";
+    heap_that_keeps_what_it_was_to_give_a_magazine: refills, " stores";
+    heap_that_keeps_what_it_was_to_give_a_magazine_above_top: refills, " stores";
+    heap_that_makes_blocks_before_it_writes_them_down: refills, " stores";
+    heap_that_fills_magazines_before_it_seals: refills, "in a bin";
     heap_that_joins_before_it_seals: joins, "in a bin";
     heap_that_fills_once: looks, "as it must be";
     heap_that_fills_too_late: looks, "as it must be";
