@@ -95,6 +95,10 @@ impl Bins {
         let (granule, size) = block;
         let bin = self.bin_of(size);
         let next = self.head(bin);
+        // Else the blocks of this bin are hidden, and would be from now on without a contradiction.
+        if (next != NONE) != self.bit(bin) {
+            return Err(Lie);
+        }
         if next == NONE {
             self.set_bit(bin, true);
         } else {

@@ -852,6 +852,28 @@ mod heap {
         }
     }
 
+    /// Who comes to a bin of which head and bit disagree makes all bins anew: else one of them would be
+    /// put right, and what the bin had held stay hidden.
+    #[test]
+    fn a_bin_that_lost_its_blocks_gets_them_back_with_the_next() {
+        for is_head in [true, false] {
+            let pool = Pool::new(4096);
+            let blocks = with_holes(&pool, &[2, 1, 2, 1, 2, 1, 3, 1], 2);
+            let (bitmap, heads) = (pool.geometry.bitmap(), pool.geometry.bins());
+            if is_head {
+                let all = (0..pool.geometry.bin_count as usize).map(|bin| heads + 4 * bin);
+                all.for_each(|head| pool.region.store32(head, u32::MAX));
+            } else {
+                pool.region.store64(bitmap, 0);
+            }
+            let heap = pool.heap();
+            // Becomes shorter, and leaves a hole of the same size.
+            assert_eq!(heap.resize(blocks[6], 1, 0), Ok(true));
+            heap.leave();
+            pool.seen();
+        }
+    }
+
     /// What stands far behind a magazine's last block was never to be its.
     #[test]
     fn a_refill_that_is_undone_gives_up_its_own_blocks_only() {
