@@ -205,35 +205,27 @@ impl Heap {
         }
     }
 
-    /// [`Heap::alloc`], after that found no room: what a bin that is said to be empty hides, or a
-    /// count of loose blocks that is too low, is found by a walk. O(blocks).
+    /// [`Heap::alloc`], after that found no room: what a list that was cut short hides, or a count of
+    /// loose blocks that is too low, is found by a walk. O(blocks).
     pub fn alloc_hidden(&self, size: u32, alignment: usize) -> Result<u32> {
-        if !self.is_room(&self.ask(size, alignment)) {
+        if self.hides_nothing() {
             return Err(Error::OutOfMemory { size: self.geometry.bytes(size) as u64 });
         }
         self.mend()?;
         self.alloc(size, alignment)
     }
 
-    /// Whether a block as asked for fits into free neighbours, as the map alone tells it. O(blocks).
-    fn is_room(&self, ask: &Ask) -> bool {
-        let (top, compact) = (self.top(), !self.geometry.has(NO_COMPACT));
-        // The stretch of free blocks that ends where the walk is.
-        let (mut start, mut at) = (0, 0);
+    /// Whether bins and counts have all free blocks that the map has. Of a map that is damaged nothing is
+    /// said. O(blocks).
+    fn hides_nothing(&self) -> bool {
+        let (mut at, top, mut free, mut loose) = (0, self.top(), 0, 0);
         while let Some(Entry { state, size }) = self.map.read(at, top) {
             self.show_progress();
-            let end = at + size;
-            if !matches!(state, State::Free | State::Loose) {
-                start = end;
-            } else {
-                start = if compact { start } else { at };
-                if ask.fits((start, end - start)) {
-                    return true;
-                }
-            }
-            at = end;
+            free += u32::from(state == State::Free);
+            loose += u32::from(state == State::Loose);
+            at += size;
         }
-        at == top && compact && ask.fits((start, self.geometry.granules - start))
+        at < top || self.binned() == Some(free) && self.words.loose() == loose
     }
 
     /// A free block in which a block as asked for fits, after some that were loose have become such.

@@ -6,6 +6,7 @@ use mempool::layout::{Geometry, HEAP_OFFSET, LOCK_OFFSET};
 use mempool::options::{Options, NO_THREAD_CACHES, OWNER_TAGS, ZEROED};
 use mempool::Pool;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 fn init(buffer: &mut [u64], flags: u32) -> Pool {
     let options = Options { flags: flags | NO_THREAD_CACHES, ..Options::default() };
@@ -52,6 +53,32 @@ fn a_bin_that_is_said_to_have_a_block_hides_no_other() {
     // SAFETY: a word of the buffer, which the pool looks at too.
     unsafe { word.write_volatile(word.read_volatile() | 1 << (last % 64)) };
     assert_eq!(pool.stats().unwrap().largest_free, 64);
+    pool.check().unwrap();
+}
+
+/// Who looks through the map for a large block, and finds that others are hidden, has them found by who
+/// asks for a small one right after, when nobody looks again.
+#[test]
+fn what_a_list_that_was_cut_short_hides_is_found_whatever_was_asked_for() {
+    let mut buffer = vec![0u64; 512];
+    let pool = init(&mut buffer, 0);
+    let blocks: Vec<_> = std::iter::from_fn(|| pool.malloc(64).ok()).collect();
+    while pool.malloc(16).is_ok() {}
+    for at in [3, 5, 7] {
+        // SAFETY: a live block, which nobody uses.
+        unsafe { pool.free(blocks[at].as_ptr()) }.unwrap();
+    }
+    // The last is the first of its list, and now seems to be all of it.
+    const NO_BLOCK: u32 = u32::MAX ^ 0x5a93_c6e1;
+    // SAFETY: written to after it was freed, which is the test.
+    unsafe { blocks[7].as_ptr().cast::<u32>().write_volatile(NO_BLOCK) };
+    assert_eq!(pool.malloc(64).unwrap(), blocks[7]);
+    // Long after the last malloc that failed: this one looks.
+    std::thread::sleep(Duration::from_millis(200));
+    pool.malloc(1000).unwrap_err();
+    let mut found = [pool.malloc(64).unwrap(), pool.malloc(64).unwrap()];
+    found.sort();
+    assert_eq!(found, [blocks[3], blocks[5]]);
     pool.check().unwrap();
 }
 
