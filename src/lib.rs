@@ -86,6 +86,7 @@
 //! | `lock` | the robust lock | |
 //! | `heap::words` | `top`, the watermark, the root; counts | truth; hints |
 //! | `heap::bins` | free blocks by size | hints |
+//! | `heap::tally` | bins and counts while a change is made | |
 //! | `heap::change` | the record of the change under way | truth |
 //! | `heap::slot` | words of the callers' that name a block, changed with it as one event | |
 //! | `heap::name` | how a block gets a name and loses it, as one event | |

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   | live | free 9  :  cached | live   ->   | live | free 4 | cached | live
-//!   | live |         :    free | live   ->   | live | free           | live
+//!   | live |        ^top          ->   | live |^top
 //! ```
 #![forbid(unsafe_code)]
 

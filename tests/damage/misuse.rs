@@ -6,12 +6,21 @@ use mempool::layout::{Geometry, HEAP_OFFSET, LOCK_OFFSET};
 use mempool::options::{Options, NO_THREAD_CACHES, OWNER_TAGS, ZEROED};
 use mempool::Pool;
 use std::collections::BTreeMap;
+use std::ptr::NonNull;
 use std::time::Duration;
 
 fn init(buffer: &mut [u64], flags: u32) -> Pool {
     let options = Options { flags: flags | NO_THREAD_CACHES, ..Options::default() };
     // SAFETY: the buffer outlives the pool in every test here.
     unsafe { Pool::init(buffer.as_mut_ptr().cast(), buffer.len() * 8, &options) }.unwrap()
+}
+
+/// A pool of which nothing is left, and its blocks of 64 bytes.
+fn full(buffer: &mut [u64]) -> (Pool, Vec<NonNull<u8>>) {
+    let pool = init(buffer, 0);
+    let blocks = std::iter::from_fn(|| pool.malloc(64).ok()).collect();
+    while pool.malloc(16).is_ok() {}
+    (pool, blocks)
 }
 
 #[test]
@@ -40,9 +49,7 @@ fn freed_memory_filled_with_any_byte_loses_no_free_run() {
 #[test]
 fn a_bin_that_is_said_to_have_a_block_hides_no_other() {
     let mut buffer = vec![0u64; 512];
-    let pool = init(&mut buffer, 0);
-    let blocks: Vec<_> = std::iter::from_fn(|| pool.malloc(64).ok()).collect();
-    while pool.malloc(16).is_ok() {}
+    let (pool, blocks) = full(&mut buffer);
     // SAFETY: a live block, which nobody uses.
     unsafe { pool.free(blocks[3].as_ptr()) }.unwrap();
     let options = Options { flags: NO_THREAD_CACHES, ..Options::default() };
@@ -61,9 +68,7 @@ fn a_bin_that_is_said_to_have_a_block_hides_no_other() {
 #[test]
 fn what_a_list_that_was_cut_short_hides_is_found_whatever_was_asked_for() {
     let mut buffer = vec![0u64; 512];
-    let pool = init(&mut buffer, 0);
-    let blocks: Vec<_> = std::iter::from_fn(|| pool.malloc(64).ok()).collect();
-    while pool.malloc(16).is_ok() {}
+    let (pool, blocks) = full(&mut buffer);
     for at in [3, 5, 7] {
         // SAFETY: a live block, which nobody uses.
         unsafe { pool.free(blocks[at].as_ptr()) }.unwrap();
