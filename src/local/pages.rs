@@ -7,11 +7,12 @@ use crate::region::Region;
 use crate::sys;
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{compiler_fence, AtomicBool, AtomicU64};
 
-/// All pages of a process, in a list. The lock's word is the generation of the process whose
-/// thread holds it, so that a fork's child does not wait for a thread that it has not.
+/// All pages of a process, in a list. The lock's word has the number of the thread that holds it, and
+/// the generation of its process in the high half: so nobody waits for a thread that has ended, nor a
+/// fork's child for one that it has not. Each change of the list is one store, and may be the last.
 struct Pages {
     lock: AtomicU64,
     generation: Cell<u64>,
@@ -29,6 +30,7 @@ struct PagesHeld;
 impl Drop for PagesHeld {
     fn drop(&mut self) {
         PAGES.lock.store(0, Release);
+        IS_INSIDE.set(false);
     }
 }
 
@@ -50,7 +52,7 @@ impl Drop for Mine {
         if self.generation.get() != sys::me().generation {
             return;
         }
-        let pages = pages();
+        let Some(pages) = pages() else { return };
         let mut at = self.first.get();
         while !at.is_null() {
             // SAFETY: a page of this thread, not yet unmapped.
@@ -65,22 +67,47 @@ impl Drop for Mine {
     }
 }
 
-fn pages() -> PagesHeld {
-    let generation = sys::me().generation;
+thread_local! {
+    // Const and without Drop: no destructor is registered, nothing is allocated.
+    static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the thread that a lock's word names has ended. A process's first one stays, as a zombie.
+fn has_ended(holder: u64) -> bool {
+    let tid = holder as u32;
+    !sys::is_of_this_process(tid) || sys::state(tid) == sys::State::Dead
+}
+
+/// All pages; None to a signal handler that has interrupted its own thread in here.
+fn pages() -> Option<PagesHeld> {
+    /// Looks at a lock that is held before its owner is asked after.
+    const LOOKS: u32 = 100;
+    if IS_INSIDE.get() {
+        return None;
+    }
+    let me = sys::me();
+    let mine = me.generation << 32 | u64::from(me.tid);
+    let mut looks = 0u32;
+    IS_INSIDE.set(true);
     loop {
         let holder = PAGES.lock.load(Relaxed);
-        let mine = holder == generation;
-        if !mine && PAGES.lock.compare_exchange(holder, generation, Acquire, Relaxed).is_ok() {
+        looks = looks.wrapping_add(1);
+        let is_ours = holder >> 32 == mine >> 32;
+        // One of this thread's number had it, and has ended.
+        let is_old = holder == mine;
+        let is_free = holder == 0 || !is_ours || is_old || looks % LOOKS == 0 && has_ended(holder);
+        if is_free && PAGES.lock.compare_exchange(holder, mine, Acquire, Relaxed).is_ok() {
             break;
         }
         std::thread::yield_now();
     }
-    if PAGES.generation.get() != generation {
+    if PAGES.generation.get() != me.generation {
         // A fork wiped them all, the links among them too.
-        PAGES.generation.set(generation);
         PAGES.first.set(ptr::null());
+        compiler_fence(SeqCst);
+        PAGES.generation.set(me.generation);
     }
-    PagesHeld
+    Some(PagesHeld)
 }
 
 impl PagesHeld {
@@ -213,7 +240,7 @@ fn make<'a>(handle: usize, region: &Region, geometry: &Geometry, mine: &Mine) ->
     if !IS_TOLD.swap(true, Relaxed) {
         sys::at_fork_in_child(forget_last);
     }
-    let pages = pages();
+    let pages = pages()?;
     // A page that a detach has left behind serves again.
     let local = match mine.find(NOBODY) {
         Some(local) => local,
@@ -224,6 +251,7 @@ fn make<'a>(handle: usize, region: &Region, geometry: &Geometry, mine: &Mine) ->
             local.next_of_thread.set(mine.first.get());
             mine.first.set(local);
             local.next_of_process.set(pages.first().get());
+            compiler_fence(SeqCst);
             pages.first().set(local);
             local
         }
@@ -259,13 +287,14 @@ pub fn end_of_ended(pool: u64) -> Option<u32> {
 }
 
 /// Whether a thread of this process has a cache of a pool by this token, through a handle that is
-/// still there.
+/// still there. When in doubt, it has.
 pub fn is_in_use(pool: u64, token: u32) -> bool {
-    pages().in_use().any(|local| local.pool.get() == pool && local.token() == Some(token))
+    let is_its = |local: &Local| local.pool.get() == pool && local.token() == Some(token);
+    pages().is_none_or(|pages| pages.in_use().any(is_its))
 }
 
 fn end_one(is_meant: impl Fn(&Local) -> bool) -> Option<u32> {
-    let pages = pages();
+    let pages = pages()?;
     for local in pages.in_use().filter(|local| is_meant(local)) {
         let token = local.token();
         local.usual.set(NOBODY);
@@ -279,4 +308,66 @@ fn end_one(is_meant: impl Fn(&Local) -> bool) -> Option<u32> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::ffi::c_void;
+
+    extern "C" fn end_with_all_pages(_: *mut c_void) -> *mut c_void {
+        core::mem::forget(pages());
+        // SAFETY: ends the calling thread, of which nobody waits for a value.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+        unreachable!("it has ended")
+    }
+
+    /// The process lives on, in which its first thread is a zombie.
+    #[test]
+    fn a_first_thread_that_ends_with_all_pages_leaves_them_to_others() {
+        extern "C" fn look(_: *mut c_void) -> *mut c_void {
+            // SAFETY: ends this process, which is this test's own; or has it ended in a while.
+            unsafe {
+                libc::alarm(10);
+                let leader = libc::getpid() as u32;
+                while sys::state(leader) != sys::State::Dead {
+                    libc::sched_yield();
+                }
+                libc::_exit(if pages().is_some() { 0 } else { 1 })
+            }
+        }
+        let mut status = 0;
+        // SAFETY: the child calls what a child of many threads may: no allocation, but for a thread.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                let mut thread: libc::pthread_t = 0;
+                let none = ptr::null_mut();
+                libc::pthread_create(&mut thread, ptr::null(), look, none);
+                end_with_all_pages(none);
+            }
+            assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        }
+        assert_eq!(status, 0);
+    }
+
+    #[test]
+    fn a_thread_that_ends_with_all_pages_leaves_them_to_others() {
+        let mut thread: libc::pthread_t = 0;
+        // SAFETY: a function that needs no argument; the thread is joined.
+        unsafe {
+            let none = ptr::null_mut();
+            let answer = libc::pthread_create(&mut thread, ptr::null(), end_with_all_pages, none);
+            assert_eq!(answer, 0, "pthread_create");
+            assert_eq!(libc::pthread_join(thread, ptr::null_mut()), 0);
+        }
+        let held = pages().expect("nobody has them");
+        assert!(pages().is_none(), "not twice");
+        drop(held);
+        assert!(pages().is_some());
+        // Nor does one whose number another thread has by now.
+        let me = sys::me();
+        PAGES.lock.store(me.generation << 32 | u64::from(me.tid), Relaxed);
+        assert!(pages().is_some());
+    }
 }

@@ -213,13 +213,13 @@ pub fn exists(tid: u32) -> bool {
     answer == 0 || errno() != libc::ESRCH
 }
 
-/// Whether a thread of this number belongs to this process.
+/// Whether a thread of this number belongs to this process. When in doubt, it does.
 pub fn is_of_this_process(tid: u32) -> bool {
     // SAFETY: signal 0 is sent to nobody, it only asks.
     let answer = unsafe {
         libc::syscall(libc::SYS_tgkill, libc::getpid() as libc::c_long, tid as libc::c_long, 0)
     };
-    answer == 0
+    answer == 0 || errno() != libc::ESRCH
 }
 
 /// The number of this process.
