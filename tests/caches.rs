@@ -1190,7 +1190,7 @@ fn above_top_nothing_is_freed_whatever_lay_there() {
         memory.bytes_mut(0, 4 << 20).fill(byte);
         let shared = Shared::with(memory, 0);
         let pool = shared.pool;
-        // The cache has room for one more block of each size.
+        // The cache has room for one more block of most sizes.
         let held: Vec<*mut u8> =
             class_sizes().map(|size| pool.malloc(size).expect("malloc")).collect();
         let stats = pool.stats();
@@ -1200,7 +1200,10 @@ fn above_top_nothing_is_freed_whatever_lay_there() {
             assert_eq!(answer, Err(MEMPOOL_ERR_NOT_ALLOCATED), "byte {byte:#x} at {at}");
         }
         pool.must_check();
-        assert_eq!(pool.stats().cached_size, stats.cached_size);
+        // To make room it may have given some back.
+        let after = pool.stats();
+        assert!(after.cached_size <= stats.cached_size);
+        assert_eq!((after.used_count, after.used_size), (stats.used_count, stats.used_size));
         held.iter().for_each(|&block| pool.free(block).expect("free"));
     }
 }

@@ -32,8 +32,9 @@ def command(*words, status=0):
 @pytest.fixture
 def worked(pool):
     """A pool with holes; the walk and the figures of it."""
+    hole = pool.malloc(100_000)  # too large to be cached
     blocks = [pool.malloc(16 << (n % 10)) for n in range(200)]
-    for block in blocks[::3]:
+    for block in [hole, *blocks[::3]]:
         block.free()
     pool.stats()  # joins what is free, so that later looks see the same
     return pool

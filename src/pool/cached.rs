@@ -304,14 +304,14 @@ impl Handle {
     }
 
     /// How many blocks of a class a magazine may hold: a set of magazines for each thread must fit
-    /// into the hoard. 0 if there are so many threads that the class is too large to be cached.
+    /// into the hoard. If there are too many threads for that, two as long as half of it is free, then 0.
     fn rounds_max(&self, class: u8) -> u32 {
         let threads = self.caches().known().max(1);
         let rounds = self.geometry.hoard_max() / SET / (threads * class::size(class));
-        if rounds == 0 {
+        if rounds == 0 && self.depot().room() < self.geometry.hoard_max() / 2 {
             return 0;
         }
-        rounds.clamp(2, self.geometry.rounds_max(class))
+        rounds.max(2).min(self.geometry.rounds_max(class))
     }
 
     /// Lets go of magazines that are not this thread's any more: somebody wrote to an owner word.
