@@ -636,7 +636,7 @@ mempool_status_t mempool_inspect(const void *buffer,
 
 /// Tells from a pool's first bytes how long a mapping it needs.
 ///
-/// - `prefix`: `n` bytes read or mapped from the buffer, anywhere in memory; the first 272 from
+/// - `prefix`: `n` bytes read or mapped from the buffer, anywhere in memory; the first 512 from
 ///   the option `start` on are enough. `*len`: bytes from the buffer's first; 0 on failure.
 /// - Errors: NOT_A_POOL (or too few bytes to tell), INCOMPATIBLE, CORRUPTED, INVALID_ARGUMENT.
 /// - Threads: any, at any time.

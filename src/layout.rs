@@ -38,7 +38,8 @@
 //!           252 names            the directory's first entry, the root block, granules of entries
 //!           264 caches           how many were ever claimed
 //!           268 shelves          whether they were ever used
-//!           272 ...              the bins
+//!           272 first            the thread that has waited for long and goes first, if one does
+//!           280 ...              the bins
 //! ```
 #![forbid(unsafe_code)]
 
@@ -56,7 +57,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"mempool\x9d");
 pub const FORMATTING: u64 = u64::from_le_bytes(*b"formats\x9c");
 const _: () = assert!((MAGIC ^ FORMATTING).count_ones() > 8 && FORMATTING.count_ones() > 8);
 /// Changes whenever any byte of the layout changes its meaning.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 const VERSION_AT: usize = 8;
 const MACHINE_AT: usize = 12;
@@ -97,8 +98,10 @@ pub const RECORD_OFFSET: usize = 140;
 pub const NAMES_OFFSET: usize = 252;
 /// Where it says whether shelves were ever used: until then their bytes mean nothing.
 pub const SHELVES_OFFSET: usize = 268;
+/// Where it stands which thread the lock is left to next.
+pub const FIRST_OFFSET: usize = 272;
 /// The header's length in bytes; the bins follow.
-pub const HEADER_BYTES: usize = 272;
+pub const HEADER_BYTES: usize = 280;
 /// The header as words of 32 bits, and of 64.
 pub type Header32 = [AtomicU32; HEADER_BYTES / 4];
 /// See [`Header32`].
@@ -133,9 +136,10 @@ const CACHES_DEFAULT: usize = 256;
 const HOARD_SHARE: usize = 8;
 /// A magazine's blocks are at most this part of the hoard.
 const MAGAZINE_SHARE: u32 = 8;
-/// A shelf has room for so many blocks: eight lines of words of 64 bits.
-pub const SHELF_SLOTS: usize = 64;
-const SHELF_BYTES: usize = SHELF_SLOTS * 8;
+/// A shelf has room for so many blocks at least, and for more in a large pool: one for so many bytes.
+pub const SHELF_SLOTS_MIN: usize = 64;
+const SHELF_SLOTS_MAX: usize = 512;
+const SHELF_REGION: usize = 2 << 20;
 /// A block on a shelf is at most this part of the hoard.
 const SHELF_SHARE: u32 = 32;
 /// Two words of 64 bits for each class: full magazines, empty ones.
@@ -204,6 +208,8 @@ pub struct Geometry {
     pub shelves: u32,
     /// Offset of the first.
     pub shelf: usize,
+    /// For how many blocks each has room: a power of two.
+    pub shelf_slots: usize,
     /// How many magazines there can be.
     pub magazines: u32,
     /// Offset of the first.
@@ -261,6 +267,7 @@ impl Geometry {
             cache: 0,
             shelves: 0,
             shelf: 0,
+            shelf_slots: 0,
             magazines: 0,
             magazine: 0,
             owners: 0,
@@ -291,7 +298,7 @@ impl Geometry {
             DEPOT_BYTES
                 + 64
                 + self.caches as usize * CACHE_BYTES
-                + self.shelves as usize * SHELF_BYTES
+                + self.shelves as usize * self.shelf_bytes()
                 + self.magazines as usize * MAGAZINE_BYTES
         };
         let owners = self.owners as usize * OWNER_BYTES;
@@ -310,7 +317,7 @@ impl Geometry {
             self.cache = self.depot + DEPOT_BYTES;
             let shelf = self.cache + self.caches as usize * CACHE_BYTES;
             self.shelf = (shelf + self.residue).next_multiple_of(64) - self.residue;
-            self.magazine = self.shelf + self.shelves as usize * SHELF_BYTES;
+            self.magazine = self.shelf + self.shelves as usize * self.shelf_bytes();
             self.map = self.magazine + self.magazines as usize * MAGAZINE_BYTES;
         }
         self.owner = self.map;
@@ -352,6 +359,13 @@ impl Geometry {
         }
         let shelved = (0..class::WIDE_COUNT).take_while(|&wide| self.suits_a_shelf(wide));
         self.shelves = shelved.count() as u32;
+        let slots = (region / SHELF_REGION).clamp(SHELF_SLOTS_MIN, SHELF_SLOTS_MAX);
+        self.shelf_slots = slots.next_power_of_two();
+    }
+
+    /// A shelf is a word of 64 bits for each block.
+    fn shelf_bytes(&self) -> usize {
+        self.shelf_slots * 8
     }
 
     fn suits_a_shelf(&self, wide: u8) -> bool {
@@ -392,7 +406,7 @@ impl Geometry {
 
     /// Offset of a wide class's shelf.
     pub fn shelf_at(&self, wide: u8) -> usize {
-        self.shelf + usize::from(wide) * SHELF_BYTES
+        self.shelf + usize::from(wide) * self.shelf_bytes()
     }
 
     /// Offset of a magazine.

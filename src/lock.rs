@@ -16,6 +16,18 @@
 //! word when the thread dies, however it dies. The boot is a number of the running boot: a word
 //! of another boot names nobody, and [`Lock::claim`] takes it over.
 //!
+//! Whoever finds it free takes it, those who have just given it back first of all: that is fast, and
+//! would leave a sleeper behind for ever where somebody is inside nearly always. So who has slept a few
+//! times in vain writes its thread number to a second word, *first*, and sleeps there. As long as that
+//! names somebody all others leave a free lock alone, call it, and sleep; if it does not come in time,
+//! be it stopped, dead, or a number that nobody wrote, they strike it out. It is a hint: whatever it
+//! says, nobody gets in who would not, and nobody waits for longer than a nap.
+//!
+//! ```text
+//! first   31       | 29..0
+//!         called   | thread
+//! ```
+//!
 //! A word can also be a lie: scribbled over, or left by an owner whose death the kernel could not
 //! announce. Who has waited for long looks closer, and either finds out that the owner cannot be,
 //! or gives up with an error. Nothing is ever taken from a thread that may live.
@@ -23,10 +35,11 @@
 
 use crate::counts;
 use crate::error::{Error, Result};
+use crate::layout::{FIRST_OFFSET, LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET};
 use crate::region::Region;
 use crate::sys::{self, TID_MASK};
 use core::hint;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8};
 use core::time::Duration;
 use std::time::Instant;
@@ -34,6 +47,8 @@ use std::time::Instant;
 const WAITERS: u32 = 1 << 31;
 const OWNER_DIED: u32 = 1 << 30;
 const _: () = assert!(WAITERS | OWNER_DIED == !TID_MASK);
+/// Who goes first has been called since it last looked.
+const CALLED: u32 = 1 << 31;
 
 /// Looks at the word before going to sleep.
 const SPINS: u32 = 20;
@@ -42,6 +57,12 @@ const PAUSES: u32 = 128;
 /// The first sleep is short, for a lock lost without a wake-up; then they are longer.
 const FIRST_NAP: Duration = Duration::from_millis(2);
 const NAP: Duration = Duration::from_millis(50);
+/// Who has slept so often, and others were there before, wants to be first.
+const IN_VAIN: u32 = 2;
+/// But not while one thread holds it for so long: then sleeps may be long, too.
+const LONG: Duration = Duration::from_millis(100);
+/// So long a free lock is left to who goes first, and may have to wait for its turn on a processor.
+const WAY: Duration = Duration::from_millis(10);
 /// Nobody sleeps inside the lock: an owner that does all this time does not hold it. (But a frozen
 /// container's threads seem asleep too; then a call fails, and nothing is taken.)
 const PATIENCE_ASLEEP: Duration = Duration::from_secs(2);
@@ -56,6 +77,8 @@ pub struct Lock {
     region: Region,
     /// Offset of the word.
     at: usize,
+    /// Offset of the number of the thread that goes first, if one does.
+    first_at: usize,
     /// Offset of the number of the namespace that thread numbers belong to.
     namespace_at: usize,
     /// Offset of the number that changes with each owner.
@@ -73,6 +96,7 @@ const PRIVATE: u8 = 2;
 /// The lock, held.
 pub struct Held<'a> {
     word: &'a AtomicU32,
+    first: &'a AtomicU32,
     /// The last owner died holding it.
     pub owner_died: bool,
     /// It belonged to another boot, of which no thread lives.
@@ -83,13 +107,15 @@ pub struct Held<'a> {
 }
 
 impl Lock {
-    /// The lock whose word, namespace and turn lie at these offsets.
-    pub fn new(region: Region, at: usize, namespace_at: usize, turn_at: usize) -> Lock {
+    /// The lock of the pool whose header lies at this offset.
+    pub fn new(region: Region, header: usize) -> Lock {
+        let within = |offset: usize| header.saturating_add(offset);
         Lock {
             region,
-            at,
-            namespace_at,
-            turn_at,
+            at: within(LOCK_OFFSET),
+            first_at: within(FIRST_OFFSET),
+            namespace_at: within(NAMESPACE_OFFSET),
+            turn_at: within(TURN_OFFSET),
             generation: AtomicU64::new(0),
             mapping: AtomicU8::new(UNKNOWN),
         }
@@ -102,22 +128,26 @@ impl Lock {
     pub fn acquire(&self) -> Result<Held<'_>> {
         counts::lock();
         let me = sys::me();
-        let word = self.word()?;
+        let (word, first) = (self.word()?, self.first()?);
         let holding = me.hold(word).ok_or(Error::Reentered)?;
         let is_new = self.generation.load(Relaxed) != me.generation;
         if is_new {
             self.introduce();
         }
-        let (owner_died, announcement) = match self.acquire_free(word, me) {
+        let (owner_died, announcement) = match self.acquire_free(word, first, me) {
             Some(announcement) => (false, announcement),
-            None => self.acquire_slowly(word, me)?,
+            None => {
+                let got = self.acquire_slowly(word, first, me);
+                strike_out(first, me.tid);
+                got?
+            }
         };
         if is_new {
             // Once more: the last owner may have settled since.
             self.introduce();
             self.generation.store(me.generation, Relaxed);
         }
-        Ok(self.held(word, owner_died, announcement, holding))
+        Ok(self.held(word, first, owner_died, announcement, holding))
     }
 
     /// Takes over a lock of another boot, or a free one of none; afterwards it belongs to this one.
@@ -133,7 +163,7 @@ impl Lock {
             return Ok(None);
         }
         let me = sys::me();
-        let word = self.word()?;
+        let (word, first) = (self.word()?, self.first()?);
         let holding = me.hold(word).ok_or(Error::Reentered)?;
         let announcement = me.announce(word);
         let mine = u64::from(boot) << 32 | u64::from(me.tid);
@@ -148,7 +178,7 @@ impl Lock {
             self.settle();
         }
         let owner_died = found as u32 & !WAITERS != 0;
-        let mut held = self.held(word, owner_died, announcement, holding);
+        let mut held = self.held(word, first, owner_died, announcement, holding);
         held.rebooted = its_boot != 0;
         Ok(Some(held))
     }
@@ -157,25 +187,26 @@ impl Lock {
     /// anything.
     pub fn seize(&self) -> Result<Held<'_>> {
         let me = sys::me();
-        let word = self.word()?;
+        let (word, first) = (self.word()?, self.first()?);
         let holding = me.hold(word).ok_or(Error::Reentered)?;
         let announcement = me.announce(word);
         let mine = u64::from(sys::boot_hash()) << 32 | u64::from(me.tid);
         self.region.store64(self.at, mine);
         self.settle();
-        Ok(self.held(word, false, announcement, holding))
+        Ok(self.held(word, first, false, announcement, holding))
     }
 
     fn held<'a>(
         &self,
         word: &'a AtomicU32,
+        first: &'a AtomicU32,
         owner_died: bool,
         announcement: sys::Announcement,
         holding: sys::Holding,
     ) -> Held<'a> {
         self.region.store32(self.turn_at, self.turn().wrapping_add(1));
         let rebooted = false;
-        Held { word, owner_died, rebooted, _announcement: announcement, _holding: holding }
+        Held { word, first, owner_died, rebooted, _announcement: announcement, _holding: holding }
     }
 
     fn turn(&self) -> u32 {
@@ -186,6 +217,10 @@ impl Lock {
         self.region.word32(self.at).ok_or(self.misplaced())
     }
 
+    fn first(&self) -> Result<&AtomicU32> {
+        self.region.word32(self.first_at).ok_or(self.misplaced())
+    }
+
     fn misplaced(&self) -> Error {
         Error::Corrupted { what: "no lock can be here", at: self.at as u64 }
     }
@@ -194,6 +229,7 @@ impl Lock {
     /// who holds a lock that nobody has used before.
     pub fn settle(&self) {
         self.region.store32(self.namespace_at, sys::pid_namespace());
+        self.region.store32(self.first_at, 0);
         self.generation.store(sys::me().generation, Relaxed);
         self.mapping.store(UNKNOWN, Relaxed);
     }
@@ -208,10 +244,15 @@ impl Lock {
         self.mapping.store(UNKNOWN, Relaxed);
     }
 
-    /// Takes the lock if it is free. Announced only then: a thread that dies with the word of
-    /// another namespace's thread of its number announced would be taken for that one.
-    fn acquire_free(&self, word: &AtomicU32, me: sys::Me) -> Option<sys::Announcement> {
-        if word.load(Relaxed) != 0 {
+    /// Takes the lock if it is free, and nobody goes first. Announced only then: a thread that dies
+    /// with the word of another namespace's thread of its number announced would be taken for that one.
+    fn acquire_free(
+        &self,
+        word: &AtomicU32,
+        first: &AtomicU32,
+        me: sys::Me,
+    ) -> Option<sys::Announcement> {
+        if word.load(Relaxed) != 0 || first.load(Relaxed) != 0 {
             return None;
         }
         let announcement = me.announce(word);
@@ -219,13 +260,22 @@ impl Lock {
     }
 
     #[cold]
-    fn acquire_slowly(&self, word: &AtomicU32, me: sys::Me) -> Result<(bool, sys::Announcement)> {
-        let mut doubt = None;
+    fn acquire_slowly(
+        &self,
+        word: &AtomicU32,
+        first: &AtomicU32,
+        me: sys::Me,
+    ) -> Result<(bool, sys::Announcement)> {
+        let mut doubt: Option<Doubt> = None;
         // Who has slept cannot know whether others still do.
         let mut waiters = 0;
+        let mut naps = 0;
         loop {
             let seen = spin(word);
-            if seen & TID_MASK == 0 {
+            let named = first.load(Relaxed);
+            let is_mine = named & TID_MASK == me.tid;
+            let is_free = seen & TID_MASK == 0;
+            if is_free && (named == 0 || is_mine) {
                 let announcement = me.announce(word);
                 let mine = me.tid | waiters | seen & WAITERS;
                 if word.compare_exchange(seen, mine, Acquire, Relaxed).is_ok() {
@@ -233,15 +283,38 @@ impl Lock {
                 }
                 continue;
             }
+            let is_long = doubt.as_ref().is_some_and(|doubt| doubt.waited > LONG);
+            if is_long {
+                strike_out(first, me.tid);
+            }
+            let is_first = !is_long && (is_mine || named == 0 && naps >= IN_VAIN);
+            // Never over another's number, who sleeps there and would not be called.
+            if is_first && first.compare_exchange(named, me.tid, Relaxed, Relaxed).is_err() {
+                continue;
+            }
+            // Who gives the lock back after this sees that somebody sleeps, and who is first.
             let asleep = seen | WAITERS;
-            if seen != asleep && word.compare_exchange(seen, asleep, Relaxed, Relaxed).is_err() {
+            if (seen != asleep || is_first || is_free)
+                && word.compare_exchange(seen, asleep, AcqRel, Relaxed).is_err()
+            {
                 continue;
             }
             waiters = WAITERS;
+            naps += 1;
             // Not announced while asleep: the kernel compares thread numbers, and another
             // namespace's thread of this number may hold the word.
+            if is_free {
+                give_way(word, asleep, first, named);
+                doubt = None;
+                continue;
+            }
             let nap = if doubt.is_none() { FIRST_NAP } else { NAP };
-            if sys::wait(word, asleep, nap) {
+            let woken = if is_first {
+                sys::wait(first, me.tid, FIRST_NAP)
+            } else {
+                sys::wait(word, asleep, nap)
+            };
+            if woken {
                 doubt = None;
                 continue;
             }
@@ -342,6 +415,36 @@ impl Inquiry {
     }
 }
 
+/// Leaves a free lock to the one that goes first, and sleeps until it gives it back. One that does not
+/// come in time, or before a signal ends this sleep, does not go first any more.
+fn give_way(word: &AtomicU32, asleep: u32, first: &AtomicU32, named: u32) {
+    if first.load(Relaxed) & TID_MASK != named & TID_MASK {
+        // It has come and gone, and has not seen that somebody sleeps.
+        return;
+    }
+    call(first);
+    if !sys::wait(word, asleep, WAY) {
+        strike_out(first, named & TID_MASK);
+    }
+}
+
+/// Tells who goes first that the lock is free; false if nobody was asleep there. Who is about to sleep
+/// finds another value in the word than the one it left.
+fn call(first: &AtomicU32) -> bool {
+    let named = first.load(Relaxed);
+    if named == 0 {
+        return false;
+    }
+    let _ = first.compare_exchange(named, named | CALLED, Relaxed, Relaxed);
+    sys::wake(first)
+}
+
+/// This thread does not go first any more, if it was to.
+fn strike_out(first: &AtomicU32, tid: u32) {
+    let is_its = |named: u32| (named != 0 && named & TID_MASK == tid).then_some(0);
+    let _ = first.fetch_update(Relaxed, Relaxed, is_its);
+}
+
 /// The word once it is free, or after a while. Looks become rarer: an owner who comes back soon
 /// then finds all he works with in his own cache, which is worth more than being fair.
 fn spin(word: &AtomicU32) -> u32 {
@@ -395,7 +498,7 @@ impl Doubt {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if self.word.swap(0, Release) & WAITERS != 0 {
+        if self.word.swap(0, AcqRel) & WAITERS != 0 && !call(self.first) {
             sys::wake(self.word);
         }
     }

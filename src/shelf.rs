@@ -2,7 +2,7 @@
 //! threads put there and take from there, without a lock.
 //!
 //! ```text
-//! shelf   a word for each block, eight lines of them, for each wide class
+//! shelf   lines of words, one for each block, for each wide class
 //!
 //! word    0                 nothing
 //!         granule + 1       a cached block, for anybody
@@ -21,12 +21,14 @@
 //! whatever the map says of it, it becomes free.
 //!
 //! Each thread begins at a line of its own, where it finds what it put there itself: so threads of
-//! which each has enough do not meet.
+//! which each has enough do not meet. There are eight lines for a few threads, and then as many as
+//! there are threads, up to what the pool has room for; the others' words are not looked at.
 #![forbid(unsafe_code)]
 
 use crate::class;
-use crate::layout::{Geometry, SHELF_SLOTS, SHELVES_OFFSET};
+use crate::layout::{Geometry, CACHES_OFFSET, SHELF_SLOTS_MIN, SHELVES_OFFSET};
 use crate::region::Region;
+use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Words of a line.
@@ -121,14 +123,14 @@ impl<'a> Shelves<'a> {
         self.empty(self.classes());
     }
 
-    fn empty(&self, classes: core::ops::Range<u8>) {
-        for at in classes.flat_map(|wide| self.places(wide)) {
+    fn empty(&self, classes: Range<u8>) {
+        for at in classes.flat_map(|wide| self.places(wide, 0..self.geometry.shelf_slots)) {
             self.region.store64(at, 0);
         }
     }
 
     /// The classes that have a shelf in use.
-    pub fn classes(&self) -> core::ops::Range<u8> {
+    pub fn classes(&self) -> Range<u8> {
         0..if self.are_used() { self.geometry.shelves as u8 } else { 0 }
     }
 
@@ -146,6 +148,7 @@ impl<'a> Shelves<'a> {
     }
 
     /// Takes a block into the grip of a thread. None if the shelf is empty.
+    #[inline]
     pub fn take(&self, wide: u8, token: u32) -> Option<Place> {
         self.slots(wide, token).find_map(|at| {
             let found = self.place(wide, at).filter(|found| found.grip == Grip::NONE)?;
@@ -175,14 +178,15 @@ impl<'a> Shelves<'a> {
         }
     }
 
-    /// What is on a shelf. O(places).
+    /// What is on a shelf, as far as threads look. O(places).
     pub fn each(self, wide: u8) -> impl Iterator<Item = Place> + 'a {
-        self.places(wide).filter_map(move |at| self.place(wide, at))
+        self.places(wide, 0..self.reach()).filter_map(move |at| self.place(wide, at))
     }
 
     /// What is on all shelves. O(places).
     pub fn all(self) -> impl Iterator<Item = Place> + 'a {
-        self.classes().flat_map(move |wide| self.each(wide))
+        let whole = move |wide| self.places(wide, 0..self.geometry.shelf_slots);
+        self.classes().flat_map(move |wide| whole(wide).filter_map(move |at| self.place(wide, at)))
     }
 
     /// What stands at a place.
@@ -190,18 +194,23 @@ impl<'a> Shelves<'a> {
         Place::decode(at, wide, self.region.load64(at))
     }
 
-    /// Where a shelf's places are.
-    fn places(&self, wide: u8) -> impl Iterator<Item = usize> {
-        self.places_from(wide, 0)
-    }
-
-    /// Where they are, those of a thread's own line first.
-    fn slots(&self, wide: u8, token: u32) -> impl Iterator<Item = usize> {
-        self.places_from(wide, token as usize % (SHELF_SLOTS / LINE) * LINE)
-    }
-
-    fn places_from(&self, wide: u8, slot: usize) -> impl Iterator<Item = usize> {
+    /// Where these places of a shelf are.
+    fn places(&self, wide: u8, slots: Range<usize>) -> impl Iterator<Item = usize> {
         let first = self.geometry.shelf_at(wide);
-        (slot..SHELF_SLOTS).chain(0..slot).map(move |slot| first + slot * 8)
+        slots.map(move |slot| first + slot * 8)
+    }
+
+    /// Where a thread looks, at its own line first.
+    fn slots(&self, wide: u8, token: u32) -> impl Iterator<Item = usize> {
+        let reach = self.reach();
+        let own = (token as usize & (reach / LINE - 1)) * LINE;
+        self.places(wide, own..reach).chain(self.places(wide, 0..own))
+    }
+
+    /// How many places of a shelf are in use: a line for each thread that there ever was.
+    fn reach(&self) -> usize {
+        let most = self.geometry.shelf_slots;
+        let threads = self.region.load32(self.geometry.word(CACHES_OFFSET)) as usize;
+        (threads.min(most / LINE).next_power_of_two() * LINE).max(SHELF_SLOTS_MIN)
     }
 }

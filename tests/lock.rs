@@ -4,13 +4,13 @@
 mod common;
 
 use ::mempool::abi::*;
-use ::mempool::layout::LOCK_OFFSET;
+use ::mempool::layout::{FIRST_OFFSET, LOCK_OFFSET};
 use common::child::{self, Child, End};
 use common::random::Random;
 use common::worker::{end_inside, free_the_lost, gettid, is_stamped, stamp, Log, Shared, Worker};
 use common::{handle, options, Memory, Options};
 use std::ffi::c_int;
-use std::sync::atomic::Ordering::*;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
 /// Nothing here may take longer, and what hangs is killed then.
@@ -351,6 +351,63 @@ fn a_word_that_names_a_sleeper_ends_in_time() {
                 again.malloc(16).expect("a new pool works");
             }
         }
+    });
+}
+
+/// A thread that is in the lock nearly always, and takes it again as soon as it has given it back, lets
+/// others in: one that looks at a pool again and again, say.
+#[test]
+fn who_waits_for_long_goes_first() {
+    const MOST: u64 = 200;
+    child::run(LIMIT, || {
+        let shared = shared(64 << 20);
+        let pool = shared.pool;
+        // So that a look at all of them takes long.
+        let count = if cfg!(debug_assertions) { 1000 } else { 20_000 };
+        (0..count).for_each(|_| _ = pool.malloc(1000).expect("malloc"));
+        let (is_over, looks) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (mut calls, mut worst) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    pool.must_check();
+                    looks.fetch_add(1, Relaxed);
+                }
+            });
+            let start = Instant::now();
+            while start.elapsed() < chance() / 2 || looks.load(Relaxed) < 5 * MOST {
+                let before = looks.load(Relaxed);
+                let block = pool.malloc(1000).expect("malloc");
+                worst = worst.max(looks.load(Relaxed) - before);
+                pool.free(block).expect("free");
+                calls += 1;
+            }
+            is_over.store(true, Relaxed);
+        });
+        eprintln!("{calls} calls, before one of which others were in the lock {worst} times");
+        assert!(worst < MOST, "others were in the lock {worst} times while one waited");
+    });
+}
+
+/// What says who goes first is a hint: a number of nobody's, or of one who does not come, delays
+/// each owner once, and not for long.
+#[test]
+fn who_goes_first_and_does_not_come_is_forgotten() {
+    child::run(LIMIT, || {
+        let shared = shared(1 << 16);
+        let pool = shared.pool;
+        for first in [1, dead(), thread(sleep_long), gettid(), TID_MASK, 1 << 30, 1 << 31, u32::MAX]
+        {
+            let start = Instant::now();
+            for _ in 0..20 {
+                shared.memory.bytes_mut(FIRST_OFFSET, 4).copy_from_slice(&first.to_ne_bytes());
+                pool.free(pool.malloc(100).expect("malloc")).expect("free");
+                assert_eq!(shared.memory.bytes(FIRST_OFFSET, 4), [0; 4]);
+            }
+            let each = start.elapsed() / 20;
+            assert!(each < Duration::from_millis(100), "{first:#x}: {each:?}");
+        }
+        assert_eq!(pool.stats().recoveries, 0);
     });
 }
 

@@ -4,11 +4,12 @@
 mod common;
 
 use ::mempool::abi::*;
-use ::mempool::layout::{Geometry, SHELF_SLOTS, SHELVES_OFFSET, TURN_OFFSET};
+use ::mempool::layout::{Geometry, CACHES_OFFSET, SHELF_SLOTS_MIN, SHELVES_OFFSET, TURN_OFFSET};
 use common::random::Random;
 use common::worker::{is_stamped, keeps_stamp, stamp, Shared};
 use common::{handle, options, Handle, Memory, Options};
 use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 const KIB: usize = 1 << 10;
@@ -44,6 +45,46 @@ fn get_all<const N: usize>(pool: Handle, sizes: [usize; N]) -> [*mut u8; N] {
 
 fn free_all(pool: Handle, blocks: &[*mut u8]) {
     blocks.iter().for_each(|&block| pool.free(block).expect("free"));
+}
+
+/// A large pool has room on a shelf for what many threads put there, each at a line of its own.
+#[test]
+fn many_threads_have_places_of_their_own() {
+    const THREADS: usize = 16;
+    const EACH: usize = 8;
+    let shared = pool(256 * MIB, 0);
+    let pool = shared.pool;
+    assert_eq!(geometry(&shared.memory, 16).shelf_slots, THREADS * EACH);
+    let barrier = Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let mut blocks = get_all(pool, [100 * KIB; EACH]);
+                for _ in 0..10 {
+                    blocks.iter().for_each(|&block| stamp(block, pool.offset(block), 100 * KIB));
+                    // All have theirs, then all have put theirs away.
+                    barrier.wait();
+                    for block in blocks {
+                        assert!(is_stamped(block, pool.offset(block), pool.usable_size(block)));
+                    }
+                    free_all(pool, &blocks);
+                    barrier.wait();
+                    assert_eq!(pool.stats().cached_count, (THREADS * EACH) as u64);
+                    barrier.wait();
+                    blocks = get_all(pool, [100 * KIB; EACH]);
+                }
+                free_all(pool, &blocks);
+            });
+        }
+    });
+    assert!(pool.stats().cached_count as usize > SHELF_SLOTS_MIN);
+    pool.must_check();
+    // However many threads there seem to have been, all that lies there is found.
+    shared.memory.bytes_mut(CACHES_OFFSET, 4).copy_from_slice(&1u32.to_ne_bytes());
+    pool.trim().expect("trim");
+    let stats = pool.stats();
+    assert_eq!((stats.used_count, stats.cached_count), (0, 0));
+    pool.must_check();
 }
 
 #[test]
@@ -416,7 +457,8 @@ fn words_of_shelves_may_hold_anything() {
         let more = [geometry.granules, u32::MAX, 0, random.next() as u32];
         let place = *places.iter().chain(&more).nth(random.below(10)).unwrap();
         let word = u64::from(hands[random.below(8)]) << 32 | u64::from(place);
-        let at = geometry.shelf + [random.below(3), random.below(SHELF_SLOTS)][case % 2] * 8;
+        let at =
+            geometry.shelf + [random.below(3), random.below(geometry.shelf_slots)][case % 2] * 8;
         memory.bytes_mut(at, 8).copy_from_slice(&word.to_ne_bytes());
         if random.below(20) == 0 {
             memory.bytes_mut(SHELVES_OFFSET, 4).fill(0);

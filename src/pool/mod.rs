@@ -15,7 +15,7 @@ use crate::class;
 use crate::error::{Error, Result};
 use crate::heap::Heap;
 use crate::layout::{self, Geometry, Header, Header64};
-use crate::layout::{FAILED_OFFSET, HEADER_BYTES, LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET};
+use crate::layout::{FAILED_OFFSET, HEADER_BYTES, LOCK_OFFSET, NAMESPACE_OFFSET};
 use crate::layout::{FORMATTING, MAGIC, RECOVERIES_OFFSET, REJECTED_OFFSET};
 use crate::local;
 use crate::lock::{Held, Lock};
@@ -183,8 +183,7 @@ impl Pool {
     fn new(region: Region, header: Header) -> Result<Pool> {
         watch::look();
         let Header { geometry, id } = header;
-        let word = |offset| geometry.word(offset);
-        let lock = Lock::new(region, word(LOCK_OFFSET), word(NAMESPACE_OFFSET), word(TURN_OFFSET));
+        let lock = Lock::new(region, geometry.header);
         let outside = Error::Corrupted { what: "the pool does not lie in the buffer", at: 0 };
         let heap = Heap::new(&region, &geometry).ok_or(outside)?;
         let header = region.view(geometry.header).ok_or(outside)?;

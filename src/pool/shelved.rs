@@ -10,7 +10,7 @@ use super::Handle;
 use crate::class;
 use crate::error::Result;
 use crate::heap::{Heap, Taker};
-use crate::layout::{RECOVERIES_OFFSET, SHELF_SLOTS};
+use crate::layout::RECOVERIES_OFFSET;
 use crate::local::Local;
 use crate::map::{Entry, State};
 use crate::shelf::{Grip, Place, Shelves};
@@ -59,7 +59,7 @@ impl Handle {
         if !shelves.are_used() {
             return Ok(None);
         }
-        for _ in 0..SHELF_SLOTS {
+        for _ in 0..self.geometry.shelf_slots {
             let Some(place) = shelves.take(wide, token) else { break };
             let Place { granule, .. } = place;
             if self.seen(local, granule) == Some(Entry { state: State::Cached, size: place.size() })

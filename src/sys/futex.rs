@@ -27,10 +27,10 @@ pub fn wait(word: &AtomicU32, expected: u32, patience: Duration) -> bool {
     answer == 0 || errno() == libc::EAGAIN
 }
 
-/// Wakes one sleeper, if there is one.
-pub fn wake(word: &AtomicU32) {
+/// Wakes one sleeper; false if there is none.
+pub fn wake(word: &AtomicU32) -> bool {
     // SAFETY: the kernel uses the address as a key only; the word is a valid aligned u32.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) > 0 }
 }
 
 pub(super) fn errno() -> i32 {

@@ -19,12 +19,12 @@ const VARIANTS: &[(&str, &str, &str)] = &[
     ),
     (
         "releases_by_a_store",
-        "if self.word.swap(0, Release) & WAITERS != 0 {",
-        "let seen = self.word.load(Relaxed);\n        self.word.store(0, Release);\n        if seen & WAITERS != 0 {",
+        "if self.word.swap(0, AcqRel) & WAITERS != 0 && ",
+        "let seen = self.word.load(Relaxed);\n        self.word.store(0, core::sync::atomic::Ordering::Release);\n        if seen & WAITERS != 0 && ",
     ),
     (
         "releases_without_order",
-        "self.word.swap(0, Release)",
+        "self.word.swap(0, AcqRel)",
         "self.word.swap(0, Relaxed)",
     ),
     (
@@ -39,8 +39,8 @@ const VARIANTS: &[(&str, &str, &str)] = &[
     ),
     (
         "sleeps_unseen",
-        "if seen != asleep && word.compare_exchange(seen, asleep, Relaxed, Relaxed).is_err() {",
-        "let asleep = seen;\n            if false {",
+        "            if (seen != asleep || is_first || is_free)\n                && word",
+        "            let asleep = seen;\n            if false\n                && word",
     ),
     (
         "announces_too_late",
@@ -54,8 +54,8 @@ const VARIANTS: &[(&str, &str, &str)] = &[
     ),
     (
         "withdraws_too_early",
-        "        if self.word.swap(0, Release) & WAITERS != 0 {",
-        "        self._announcement.withdraw();\n        if self.word.swap(0, Release) & WAITERS != 0 {",
+        "        if self.word.swap(0, AcqRel) & WAITERS != 0 && ",
+        "        self._announcement.withdraw();\n        if self.word.swap(0, AcqRel) & WAITERS != 0 && ",
     ),
     (
         "does_not_tell",
@@ -86,6 +86,40 @@ const VARIANTS: &[(&str, &str, &str)] = &[
         "claims_unannounced",
         "        let announcement = me.announce(word);\n        let mine = u64::from(boot) << 32 | u64::from(me.tid);\n        if whole.compare_exchange(found, mine, Acquire, Relaxed).is_err() {\n            return Ok(None);\n        }",
         "        let mine = u64::from(boot) << 32 | u64::from(me.tid);\n        if whole.compare_exchange(found, mine, Acquire, Relaxed).is_err() {\n            return Ok(None);\n        }\n        let announcement = me.announce(word);",
+    ),
+];
+
+/// Changes of a lock whose sleepers want to be first at once; see VARIANTS.
+const EAGER_VARIANTS: &[(&str, &str, &str)] = &[
+    (
+        "wakes_not_the_first",
+        " && !call(self.first) {",
+        " {",
+    ),
+    (
+        "stays_first",
+        "                strike_out(first, me.tid);\n                got?",
+        "                got?",
+    ),
+    (
+        "asks_unseen_to_be_first",
+        "if (seen != asleep || is_first || is_free)",
+        "if (seen != asleep || is_free)",
+    ),
+    (
+        "displaces_who_is_first",
+        "if is_first && first.compare_exchange(named, me.tid, Relaxed, Relaxed).is_err() {",
+        "if is_first {\n                first.store(me.tid, Relaxed);\n            }\n            if false {",
+    ),
+    (
+        "gives_way_to_who_has_gone",
+        "if first.load(Relaxed) & TID_MASK != named & TID_MASK {",
+        "if false {",
+    ),
+    (
+        "calls_and_leaves_no_word",
+        "    let _ = first.compare_exchange(named, named | CALLED, Relaxed, Relaxed);\n",
+        "",
     ),
 ];
 
@@ -242,9 +276,13 @@ fn locks() -> String {
     let lock = with(&lock, "atomics", atomics, watched);
     // One look is as good as a hundred, and there are fewer orders to try.
     let lock = with(&lock, "spins", "const SPINS: u32 = 20;", "const SPINS: u32 = 1;");
-    let mut all = format!("pub mod lock {{\n{lock}}}\n");
-    for &(name, old, new) in VARIANTS {
-        writeln!(all, "pub mod {name} {{\n{}}}", with(&lock, name, old, new)).unwrap();
+    // Three who come once each seldom sleep in vain.
+    let eager = with(&lock, "eager", "const IN_VAIN: u32 = 2;", "const IN_VAIN: u32 = 0;");
+    let mut all = format!("pub mod lock {{\n{lock}}}\npub mod eager {{\n{eager}}}\n");
+    for (lock, variants) in [(&lock, VARIANTS), (&eager, EAGER_VARIANTS)] {
+        for &(name, old, new) in variants {
+            writeln!(all, "pub mod {name} {{\n{}}}", with(lock, name, old, new)).unwrap();
+        }
     }
     all
 }

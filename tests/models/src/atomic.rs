@@ -98,6 +98,15 @@ impl AtomicU32 {
         AtomicU32::Whole(Arc::new(atomic::AtomicU32::new(value)))
     }
 
+    /// Whether it is the same word.
+    pub fn is(&self, other: &AtomicU32) -> bool {
+        match (self, other) {
+            (AtomicU32::Whole(one), AtomicU32::Whole(other)) => Arc::ptr_eq(one, other),
+            (AtomicU32::LowHalf(one), AtomicU32::LowHalf(other)) => Arc::ptr_eq(&one.0, &other.0),
+            _ => false,
+        }
+    }
+
     pub fn load(&self, order: Ordering) -> u32 {
         if death::step() {
             self.look(order)

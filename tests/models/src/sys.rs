@@ -6,7 +6,9 @@
 //!   sleeper is woken (Linux, kernel/futex: `handle_futex_death`).
 //! - Naps do not end by themselves, so that wake-ups alone must suffice, but for these: when a thread
 //!   dies that was woken and has not announced anything since, for its wake-up dies with it; when it
-//!   dies unheard of, having no robust list; and one for each thread that is said to be impatient.
+//!   dies unheard of, having no robust list; as long as who goes first is dead; of who sleeps where that
+//!   stands, of whom the kernel does not know, at each death; and one for each thread that is said to be
+//!   impatient.
 
 use crate::atomic::AtomicU32;
 use crate::death;
@@ -36,26 +38,50 @@ struct Kernel {
     sleepers: Vec<Sleeper>,
     dead: Vec<u32>,
     owners_died: u32,
+    /// Where it stands who goes first.
+    first: Option<AtomicU32>,
 }
 
 struct Sleeper {
     tid: u32,
+    /// On which word.
+    word: AtomicU32,
     /// What it was woken by: a wake, or the end of its nap.
     end: Option<bool>,
     bell: Arc<Condvar>,
 }
 
 impl Kernel {
-    /// Wakes the first that sleeps.
-    fn wake(&mut self) {
-        if let Some(sleeper) = self.sleepers.iter_mut().find(|sleeper| sleeper.end.is_none()) {
+    /// Wakes the first that sleeps on a word; false if nobody does.
+    fn wake(&mut self, word: &AtomicU32) -> bool {
+        let mut sleepers = self.sleepers.iter_mut();
+        let first = sleepers.find(|sleeper| sleeper.end.is_none() && sleeper.word.is(word));
+        if let Some(sleeper) = first {
             sleeper.end = Some(true);
             sleeper.bell.notify_one();
+            return true;
         }
+        false
+    }
+
+    /// Whether it is the word where it stands who goes first.
+    fn is_first(&self, word: &AtomicU32) -> bool {
+        self.first.as_ref().is_some_and(|first| first.is(word))
+    }
+
+    /// Whether somebody goes first who is dead.
+    fn awaits_the_dead(&self) -> bool {
+        let named = self.first.as_ref().map(|first| first.look(SeqCst) & TID_MASK);
+        named.is_some_and(|named| self.dead.contains(&named))
     }
 
     fn end_all_naps(&mut self) {
-        for sleeper in self.sleepers.iter_mut().filter(|sleeper| sleeper.end.is_none()) {
+        self.end_naps(|_| true);
+    }
+
+    fn end_naps(&mut self, of: impl Fn(&AtomicU32) -> bool) {
+        let asleep = self.sleepers.iter_mut().filter(|sleeper| sleeper.end.is_none());
+        for sleeper in asleep.filter(|sleeper| of(&sleeper.word)) {
             sleeper.end = Some(false);
             sleeper.bell.notify_one();
         }
@@ -74,6 +100,8 @@ struct Thread {
     pending: RefCell<Option<AtomicU32>>,
     is_woken: Cell<bool>,
     has_napped: Cell<bool>,
+    /// Deaths that have ended a nap of its.
+    deaths: Cell<usize>,
 }
 
 loom::thread_local! {
@@ -87,6 +115,11 @@ pub fn be(tid: u32, boot: u32, quirks: Quirks) {
         thread.boot.set(boot);
         thread.quirks.set(quirks);
     });
+}
+
+/// Where it stands who goes first.
+pub fn first_is(word: &AtomicU32) {
+    KERNEL.lock().unwrap().first = Some(word.clone());
 }
 
 /// How many died while the lock's word named them.
@@ -114,6 +147,11 @@ pub fn thread_dies() {
         } else if thread.is_woken.get() && !quirks.endless_naps {
             kernel.end_all_naps();
         }
+        if kernel.awaits_the_dead() {
+            kernel.end_all_naps();
+        } else if let Some(first) = kernel.first.clone() {
+            kernel.end_naps(|word| first.is(word));
+        }
     });
 }
 
@@ -121,7 +159,8 @@ fn mark_owner_died(kernel: &mut Kernel, word: &AtomicU32, tid: u32) {
     let mut seen = word.look(SeqCst);
     loop {
         if seen & TID_MASK == 0 {
-            return kernel.wake();
+            kernel.wake(word);
+            return;
         }
         if seen & TID_MASK != tid {
             return;
@@ -133,7 +172,7 @@ fn mark_owner_died(kernel: &mut Kernel, word: &AtomicU32, tid: u32) {
     }
     kernel.owners_died += 1;
     if seen & WAITERS != 0 {
-        kernel.wake();
+        kernel.wake(word);
     }
 }
 
@@ -150,11 +189,19 @@ pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
     if word.look(SeqCst) != expected {
         return true;
     }
-    if is_impatient || no_robust_list && kernel.dead.contains(&(expected & TID_MASK)) {
+    let is_news = |dead| THREAD.with(|thread| thread.deaths.replace(dead) < dead);
+    let tells_of_the_dead = |named: u32| named == tid || kernel.dead.contains(&named);
+    let is_over = no_robust_list && !kernel.dead.is_empty();
+    if is_impatient
+        || is_over && tells_of_the_dead(expected & TID_MASK)
+        || kernel.awaits_the_dead()
+        || kernel.is_first(word) && is_news(kernel.dead.len())
+    {
         return false;
     }
     let bell = Arc::new(Condvar::new());
-    kernel.sleepers.push(Sleeper { tid, end: None, bell: bell.clone() });
+    let word = word.clone();
+    kernel.sleepers.push(Sleeper { tid, word, end: None, bell: bell.clone() });
     loop {
         let mine = kernel.sleepers.iter().position(|sleeper| sleeper.tid == tid);
         let mine = mine.expect("asleep");
@@ -169,10 +216,8 @@ pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
     }
 }
 
-pub fn wake(_: &AtomicU32) {
-    if death::step() {
-        KERNEL.lock().unwrap().wake();
-    }
+pub fn wake(word: &AtomicU32) -> bool {
+    death::step() && KERNEL.lock().unwrap().wake(word)
 }
 
 #[derive(Clone, Copy)]

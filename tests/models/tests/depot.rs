@@ -9,7 +9,8 @@ use loom::thread;
 use models::cache::{self, Caches, Thread};
 use models::death;
 use models::depot::{Bound, Depot, Owner, Stack};
-use models::layout::{Geometry, ITEMS_AT, LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET};
+use models::layout::{Geometry, FIRST_OFFSET, ITEMS_AT, LOCK_OFFSET};
+use models::layout::{NAMESPACE_OFFSET, TURN_OFFSET};
 use models::locks::lock::Lock;
 use models::options::Options;
 use models::region::Region;
@@ -99,7 +100,7 @@ impl Pool {
     /// The same under the lock that outlives who buries, as a thread of a process of its own.
     fn bury_as(&self, tid: u32, cache: u32) {
         sys::be(tid, 1, Quirks::default());
-        let lock = Lock::new(self.region.clone(), LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET);
+        let lock = Lock::new(self.region.clone(), 0);
         let held = lock.acquire().expect("a lock");
         if held.owner_died {
             self.recover_holder();
@@ -385,7 +386,7 @@ fn a_burier_dies(steps: u32) -> bool {
     builder.check(move || {
         let pool = Pool::new();
         sys::be(9, 1, Quirks::default());
-        for word in [LOCK_OFFSET, TURN_OFFSET] {
+        for word in [LOCK_OFFSET, TURN_OFFSET, FIRST_OFFSET] {
             pool.region.store32(word, 0);
         }
         pool.region.store32(NAMESPACE_OFFSET, sys::pid_namespace());

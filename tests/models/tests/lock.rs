@@ -12,7 +12,7 @@
 use loom::cell::UnsafeCell;
 use loom::thread;
 use models::death;
-use models::layout::{LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET};
+use models::layout::{FIRST_OFFSET, LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET};
 use models::locks;
 use models::region::Region;
 use models::sys::{self, Quirks};
@@ -37,7 +37,7 @@ macro_rules! robust {
     ($($name:ident)*) => {$(
         impl Robust for locks::$name::Lock {
             fn new(region: Region) -> Self {
-                Self::new(region, LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET)
+                Self::new(region, 0)
             }
 
             fn visit(&self, work: impl FnOnce(bool)) {
@@ -124,6 +124,8 @@ fn play<L: Robust + 'static>(cast: Cast) -> bool {
     // All words come into being before the threads do.
     region.store32(LOCK_OFFSET, if cast.is_rebooted { 77 } else { 0 });
     region.store32(TURN_OFFSET, 0);
+    region.store32(FIRST_OFFSET, 0);
+    sys::first_is(region.word32(FIRST_OFFSET).unwrap());
     let parts = Arc::new(Parts::new(old_owners, 0));
     let any_dead = Arc::new(AtomicBool::new(false));
     let act = |at: usize| {
@@ -289,6 +291,41 @@ mod lock {
     }
 }
 
+/// Who has to sleep wants to be first at once, and all others give way to it.
+mod eager {
+    use super::*;
+    use locks::eager::Lock;
+
+    robust!(eager);
+
+    #[test]
+    fn all_get_in_one_by_one() {
+        all_orders::<Lock>(USUAL, soak(3, 2));
+    }
+
+    #[test]
+    fn whoever_dies_where_the_others_get_in() {
+        let steps = one_dies::<Lock>(USUAL, soak(2, 1));
+        println!("a death at each of {steps} steps");
+        assert!((10..LONGEST).contains(&steps));
+    }
+
+    #[test]
+    fn two_may_die() {
+        two_die::<Lock>(USUAL, 1, stride());
+    }
+
+    #[test]
+    fn a_death_that_nobody_is_told_of_is_found_out() {
+        one_dies::<Lock>(SILENT, soak(2, 1));
+    }
+
+    #[test]
+    fn who_does_not_sleep_long_enough_takes_nothing_from_the_living() {
+        all_orders::<Lock>(IMPATIENT, soak(2, 1));
+    }
+}
+
 /// A weakened lock, and where it fails.
 macro_rules! fails {
     ($($name:ident: $run:expr, $how:literal;)*) => {$(
@@ -323,5 +360,11 @@ fails! {
     robs_the_living: || { all_orders::<Lock>(IMPATIENT, 2); }, "Causality violation";
     takes_over_without_looking: || { one_dies::<Lock>(SILENT, 2); }, "told of each, once";
     claims_without_looking: || { all_orders::<Lock>(REBOOTED, 2); }, "Causality violation";
+    wakes_not_the_first: || { all_orders::<Lock>(USUAL, 2); }, "deadlock";
+    stays_first: || { all_orders::<Lock>(USUAL, 2); }, "deadlock";
+    asks_unseen_to_be_first: || { all_orders::<Lock>(USUAL, 3); }, "deadlock";
+    calls_and_leaves_no_word: || { all_orders::<Lock>(USUAL, 2); }, "deadlock";
+    displaces_who_is_first: || { all_orders::<Lock>(USUAL, 3); }, "deadlock";
+    gives_way_to_who_has_gone: || { all_orders::<Lock>(USUAL, 3); }, "deadlock";
     claims_unannounced: || { one_dies::<Lock>(REBOOTED, 1); }, "deadlock";
 }

@@ -6,7 +6,7 @@
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 use models::death;
-use models::layout::Geometry;
+use models::layout::{Geometry, CACHES_OFFSET};
 use models::options::Options;
 use models::region::Region;
 use models::shelf::{Grip, Place, Shelves};
@@ -39,6 +39,8 @@ impl Pool {
         assert_eq!(geometry.shelves, 1);
         let pool = Pool { region, geometry, lock: Mutex::new(()) };
         pool.shelves().begin();
+        // All words come into being before the threads do.
+        pool.region.store32(geometry.word(CACHES_OFFSET), 3);
         (0..blocks).for_each(|block| pool.set(block, LIVE));
         Arc::new(pool)
     }
