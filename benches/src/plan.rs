@@ -23,7 +23,7 @@ Options
     --quick             fewer and shorter rounds, the peers that matter most: under a minute
     --peers A,B         these and no others (mempool and mimalloc always)
     --workloads A,B     these and no others
-    --threads 1,2       these numbers of workers and no others
+    --threads 1,2       these numbers of workers and no others, where a workload can have so many
     --rounds N          repetitions; the figures are medians
     --millis N          how long to measure each time
     --library PATH      mempool's shared library, if not the one that was built along
@@ -168,10 +168,11 @@ impl Plan {
 
     fn workers(&self, workload: &Workload) -> Vec<usize> {
         let more = if self.quick { &[] } else { workload.more };
-        let usual = workload.few.iter().chain(more).copied();
         match &self.threads {
-            None => usual.collect(),
-            Some(chosen) => usual.filter(|workers| chosen.contains(workers)).collect(),
+            None => workload.few.iter().chain(more).copied().collect(),
+            Some(chosen) => {
+                chosen.iter().copied().filter(|&workers| workload.takes(workers)).collect()
+            }
         }
     }
 }

@@ -90,6 +90,15 @@ impl Workload {
         }
     }
 
+    /// Can so many do it?
+    pub fn takes(&self, workers: usize) -> bool {
+        match self.task {
+            Task::Fill => workers == 1,
+            Task::Pipe => workers % 2 == 0,
+            _ => workers > 1 || self.kind == Kind::Threads,
+        }
+    }
+
     /// How large a fixed range it needs.
     pub fn region_len(&self) -> usize {
         if self.task == Task::Fill {
