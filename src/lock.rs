@@ -439,7 +439,7 @@ fn call(first: &AtomicU32) -> bool {
     sys::wake(first)
 }
 
-/// This thread does not go first any more, if it was to.
+/// The thread of this number does not go first any more, if it was to.
 fn strike_out(first: &AtomicU32, tid: u32) {
     let is_its = |named: u32| (named != 0 && named & TID_MASK == tid).then_some(0);
     let _ = first.fetch_update(Relaxed, Relaxed, is_its);

@@ -11,8 +11,9 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{compiler_fence, AtomicBool, AtomicU64};
 
 /// All pages of a process, in a list. The lock's word has the number of the thread that holds it, and
-/// the generation of its process in the high half: so nobody waits for a thread that has ended, nor a
-/// fork's child for one that it has not. Each change of the list is one store, and may be the last.
+/// the generation of its process in the high half: so nobody waits for a thread that has ended, unless
+/// another has its number by now, nor a fork's child for one that it has not. Each change of the list
+/// is one store, and may be the last.
 struct Pages {
     lock: AtomicU64,
     generation: Cell<u64>,
@@ -68,7 +69,8 @@ impl Drop for Mine {
 }
 
 thread_local! {
-    // Const and without Drop: no destructor is registered, nothing is allocated.
+    /// Whether this thread has all pages, or waits for them. Const and without Drop: no destructor is
+    /// registered, nothing is allocated.
     static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -190,10 +190,8 @@ pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
         return true;
     }
     let is_news = |dead| THREAD.with(|thread| thread.deaths.replace(dead) < dead);
-    let tells_of_the_dead = |named: u32| named == tid || kernel.dead.contains(&named);
-    let is_over = no_robust_list && !kernel.dead.is_empty();
     if is_impatient
-        || is_over && tells_of_the_dead(expected & TID_MASK)
+        || no_robust_list && kernel.dead.contains(&(expected & TID_MASK))
         || kernel.awaits_the_dead()
         || kernel.is_first(word) && is_news(kernel.dead.len())
     {
