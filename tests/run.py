@@ -35,7 +35,7 @@ LIMIT_S = 1200
 @dataclass
 class Count:
     passed: int = 0
-    failed: int = 0
+    failed: list = field(default_factory=list)  # names
     skipped: list = field(default_factory=list)  # "name: cause"
 
 
@@ -53,14 +53,19 @@ class Runner:
 def count_cargo(lines, _report):
     """Adds up what libtest says, program by program; the ABI test is a program that counts its comparisons itself."""
     count = Count()
+    failed = 0
     for line in lines:
         if result := re.match(r"test result: \w+\. (\d+) passed; (\d+) failed;", line):
             count.passed += int(result[1])
-            count.failed += int(result[2])
+            failed += int(result[2])
         elif re.match(r"PASSED \d+ tests$", line):
             count.passed += 1
+        elif result := re.match(r"test (.+) \.\.\. FAILED$", line):
+            count.failed.append(result[1])
         elif result := re.match(r"test (.+) \.\.\. ignored(?:, (.+))?$", line):
             count.skipped.append(f"{result[1]}: {result[2] or 'NO CAUSE GIVEN'}")
+    # Of a test that prints in between the name is not known.
+    count.failed += ["a test"] * (failed - len(count.failed))
     return count
 
 
@@ -70,7 +75,7 @@ def count_pytest(_lines, report):
     for case in ElementTree.parse(report).iter("testcase"):
         skip = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
-            count.failed += 1
+            count.failed.append(case.get("name"))
         elif skip is not None:
             count.skipped.append(f"{case.get('name')}: {skip.get('message')}")
         else:
@@ -80,8 +85,9 @@ def count_pytest(_lines, report):
 
 def count_fuzz(lines, _report):
     """A fuzz target that found nothing counts as one test."""
-    ends = [match[1] for line in lines if (match := re.match(r"fuzz \w+: (passed|failed),", line))]
-    return Count(passed=ends.count("passed"), failed=ends.count("failed"))
+    ends = [match.groups() for line in lines if (match := re.match(r"fuzz (\w+): (passed|failed),", line))]
+    failed = [name for name, end in ends if end == "failed"]
+    return Count(passed=len(ends) - len(failed), failed=failed)
 
 
 def pytest(name, *folders):
@@ -196,8 +202,7 @@ def run(runner, env, limit_s):
         count = Count()
     silent = not (count.passed or count.failed or count.skipped)
     if silent or (status != 0 and not count.failed):
-        print(f"--- {runner.name}: exit status {status}, and no failed test named")
-        count.failed += 1
+        count.failed.append(f"exit status {status}, and no failed test named")
     return runner.name, count, time.monotonic() - began
 
 
@@ -244,18 +249,20 @@ def main():
         lines = list(pool.map(lambda lane: [run(runner, env, limit_s) for runner in lane], lanes))
     table = [row for lane in lines for row in lane]
     total = Count()
-    for _, count, _ in table:
+    for name, count, _ in table:
         total.passed += count.passed
-        total.failed += count.failed
+        total.failed += [f"{name}: {test}" for test in count.failed]
         total.skipped += count.skipped
 
     width = max(len(name) for name, _, _ in table)
     print(f"\n{'':{width}}  passed  failed  skipped  seconds")
     for name, count, seconds in table:
-        print(f"{name:{width}}  {count.passed:6}  {count.failed:6}  {len(count.skipped):7}  {seconds:7.0f}")
+        print(f"{name:{width}}  {count.passed:6}  {len(count.failed):6}  {len(count.skipped):7}  {seconds:7.0f}")
     for skip in total.skipped:
         print(f"skipped: {skip}")
-    print(f"{total.passed} passed, {total.failed} failed, {len(total.skipped)} skipped", flush=True)
+    for failure in total.failed:
+        print(f"failed: {failure}")
+    print(f"{total.passed} passed, {len(total.failed)} failed, {len(total.skipped)} skipped", flush=True)
     return 1 if total.failed or (total.skipped and os.environ.get("CI") == "true") else 0
 
 
