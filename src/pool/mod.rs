@@ -463,18 +463,20 @@ impl Handle {
                 let top = heap.top();
                 let Some(start) = heap.map().next_start(from, top) else { return Ok(None) };
                 let at = self.geometry.offset(start) as u64;
-                let found = heap.map().read(start, top);
-                found
-                    .map(|block| Some((start, block)))
-                    .ok_or(Error::Corrupted { what: "the map tells of no block that could be", at })
+                let Some(block) = heap.map().read(start, top) else {
+                    let what = "the map tells of no block that could be";
+                    return Err(Error::Corrupted { what, at });
+                };
+                let shown = shown(&self.geometry, start, block);
+                // While it is there.
+                self.tell_visited(&shown);
+                Ok(Some((start + block.size, shown)))
             })?;
-            let Some((start, block)) = found else { return Ok(()) };
-            let shown = shown(&self.geometry, start, block);
-            self.tell_visited(&shown);
+            let Some((end, shown)) = found else { return Ok(()) };
             if !visit(&shown) {
                 return Ok(());
             }
-            from = start + block.size;
+            from = end;
         }
     }
 

@@ -7,7 +7,7 @@ use super::{shown, Handle};
 use crate::error::{Error, Result};
 use crate::heap::Heap;
 use crate::local::{self, Local, Popped};
-use crate::map::State;
+use crate::map::{Entry, State};
 use crate::owners::{Owners, Process, CONDEMNED, NOBODY};
 use crate::stats::{Block, Owner, Reaped};
 use crate::sys;
@@ -79,9 +79,7 @@ impl Handle {
                 Look::Nothing => continue,
                 Look::Left(left) => left,
             };
-            let entry = crate::map::Entry { state: State::Live, size: left.size };
-            let block = shown(&self.geometry, left.granule, entry);
-            self.tell_visited(&block);
+            let block = self.shown(left);
             let goes = left.tag == CONDEMNED || visit(&block, &self.owner_of(left.tag, &dead));
             let freed = match goes {
                 true => self.locked(|heap| self.free_left(heap, left, &dead)),
@@ -322,10 +320,17 @@ impl Handle {
             *from = granule + size;
             let left = Left { granule, size, tag: self.owners().tag(granule) };
             if state.is_live() && self.is_left(left.tag, dead) {
+                // While it is there.
+                self.tell_visited(&self.shown(left));
                 return Ok(Look::Left(left));
             }
         }
         Ok(Look::Nothing)
+    }
+
+    /// What a visitor sees of a dead owner's block.
+    fn shown(&self, left: Left) -> Block {
+        shown(&self.geometry, left.granule, Entry { state: State::Live, size: left.size })
     }
 
     /// Whether blocks of this tag are a dead owner's, who still has it.

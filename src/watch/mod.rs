@@ -163,7 +163,8 @@ pub fn seen(at: usize, len: usize) {
         // Nobody else knows it.
         Some(_) if !told::is_shown(at) => return,
         Some(old) => tell_resized(at, old, len),
-        None => forget(at, at + len),
+        // What was here before. But not the block itself, should it be put back and had anew just now.
+        None => told::starts(at, at + len).filter(|&start| start != at).for_each(forget_one),
     }
     open(at, len);
 }

@@ -158,7 +158,7 @@ def test_asan_sees_access(asan, bug):
 
 
 def sources():
-    return [HERE / "clean.c", *(PROGRAMS / f"{name}.c" for name in REGRESSIONS)]
+    return [HERE / "clean.c", HERE / "beside_a_walk.c", *(PROGRAMS / f"{name}.c" for name in REGRESSIONS)]
 
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
