@@ -702,7 +702,7 @@ mempool_status_t mempool_reap(mempool_t *pool,
 ///   another at the same time), BUSY (more processes own blocks than the pool has room for: reap the
 ///   dead), INVALID_ARGUMENT (the pool is without owners, or NULL).
 /// - Threads: any, at any time.
-/// - Cost: O(1), no lock; at a process's first call what mempool_malloc costs then.
+/// - Cost: O(1), no lock but after a death; at a process's first call what mempool_malloc costs then.
 mempool_status_t mempool_adopt(mempool_t *pool, void *block);
 
 /// Makes a block nobody's: mempool_reap leaves it alone, whoever dies.
@@ -710,7 +710,7 @@ mempool_status_t mempool_adopt(mempool_t *pool, void *block);
 /// - `block`: as for mempool_adopt.
 /// - Errors: as for mempool_adopt, but for BUSY.
 /// - Threads: any, at any time.
-/// - Cost: O(1), no lock.
+/// - Cost: O(1), no lock but after a death.
 mempool_status_t mempool_abandon(mempool_t *pool, void *block);
 
 /// Tells whose a block is.

@@ -1042,7 +1042,7 @@ pub unsafe extern "C" fn mempool_reap(
 ///   another at the same time), BUSY (more processes own blocks than the pool has room for: reap the
 ///   dead), INVALID_ARGUMENT (the pool is without owners, or NULL).
 /// - Threads: any, at any time.
-/// - Cost: O(1), no lock; at a process's first call what mempool_malloc costs then.
+/// - Cost: O(1), no lock but after a death; at a process's first call what mempool_malloc costs then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_adopt(
     pool: *mut mempool_t,
@@ -1057,7 +1057,7 @@ pub unsafe extern "C" fn mempool_adopt(
 /// - `block`: as for mempool_adopt.
 /// - Errors: as for mempool_adopt, but for BUSY.
 /// - Threads: any, at any time.
-/// - Cost: O(1), no lock.
+/// - Cost: O(1), no lock but after a death.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mempool_abandon(
     pool: *mut mempool_t,

@@ -12,7 +12,7 @@
 //!
 //! `rounds` is how many blocks it may hold. Behind the last block stand only numbers of no granule
 //! (all ones), and one stands before the first. So a kill leaves no doubt: a last block that is
-//! live was not delivered yet, and a block behind the last was being freed. See [`crate::local`].
+//! live was not delivered yet, and a cached one behind the last was freed. See [`crate::local`].
 //!
 //! The owner word is the truth: a magazine is handed over by one store of it, or by one
 //! compare-and-swap where others may want it too. The depot keeps two stacks for each class, of

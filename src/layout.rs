@@ -57,7 +57,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"mempool\x9d");
 pub const FORMATTING: u64 = u64::from_le_bytes(*b"formats\x9c");
 const _: () = assert!((MAGIC ^ FORMATTING).count_ones() > 8 && FORMATTING.count_ones() > 8);
 /// Changes whenever any byte of the layout changes its meaning.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 const VERSION_AT: usize = 8;
 const MACHINE_AT: usize = 12;

@@ -16,6 +16,8 @@
 //! 0xf5           LOOSE, one granule: free, but in no bin yet, nor joined to its neighbours
 //! 0xf6           LOOSE, size in digits
 //! 0xf7           CACHED, size in digits: on a shelf
+//! 0xf8, 0xf9     HELD, one granule, and size in digits: live, and in the hands of one call
+//! 0xfa, 0xff     TAKEN, size in digits, and one granule: cached no more, and nobody's yet
 //! 0xfb, 0xfc     NAMED, one granule, and size in digits: live, and may not be freed
 //! 0xfd, 0xfe     RENAMED, the same, for more than one reason
 //!
@@ -42,7 +44,7 @@
 use crate::class;
 use crate::region::{Region, Row};
 use crate::stats;
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, Ordering::AcqRel, Ordering::Relaxed};
 
 /// The start of a live block of class 0; the others' follow.
 pub const LIVE_CLASS: u8 = 0x40;
@@ -56,6 +58,10 @@ const META: u8 = 0xf4;
 const LOOSE_ONE: u8 = 0xf5;
 const LOOSE: u8 = 0xf6;
 const CACHED: u8 = 0xf7;
+const HELD_ONE: u8 = 0xf8;
+const HELD: u8 = 0xf9;
+const TAKEN: u8 = 0xfa;
+const TAKEN_ONE: u8 = 0xff;
 const NAMED_ONE: u8 = 0xfb;
 const NAMED: u8 = 0xfc;
 const RENAMED_ONE: u8 = 0xfd;
@@ -96,6 +102,12 @@ pub enum State {
     Named = 5,
     /// A caller's that may not be freed, for more than one reason: names, and perhaps it is the root.
     Renamed = 6,
+    /// A caller's, and a call is just about to end it or to change its size. Should its thread die, whoever
+    /// comes upon it takes the lock, and thus sees to what that one had begun.
+    Held = 7,
+    /// Taken off a shelf and about to be delivered, or looked at by who cleans up after the dead: whoever
+    /// finds it where cached blocks are waits for the lock, and looks again.
+    Taken = 8,
 }
 
 impl State {
@@ -103,7 +115,8 @@ impl State {
     pub fn shown(self) -> stats::State {
         match self {
             State::Free | State::Loose => stats::State::Free,
-            State::Live | State::Named | State::Renamed => stats::State::Live,
+            State::Live | State::Held | State::Taken => stats::State::Live,
+            State::Named | State::Renamed => stats::State::Live,
             State::Cached => stats::State::Cached,
             State::Meta => stats::State::Meta,
         }
@@ -111,7 +124,7 @@ impl State {
 
     /// Whether it is a caller's.
     pub fn is_live(self) -> bool {
-        matches!(self, State::Live | State::Named | State::Renamed)
+        matches!(self, State::Live | State::Held | State::Named | State::Renamed | State::Taken)
     }
 
     /// Whether it is a caller's that may not be freed.
@@ -149,6 +162,10 @@ static STARTS: [Start; 256] = {
     starts[META as usize] = start(State::Meta, 0);
     starts[LOOSE as usize] = start(State::Loose, 0);
     starts[CACHED as usize] = start(State::Cached, 0);
+    starts[HELD_ONE as usize] = start(State::Held, 1);
+    starts[HELD as usize] = start(State::Held, 0);
+    starts[TAKEN_ONE as usize] = start(State::Taken, 1);
+    starts[TAKEN as usize] = start(State::Taken, 0);
     starts[NAMED_ONE as usize] = start(State::Named, 1);
     starts[NAMED as usize] = start(State::Named, 0);
     starts[RENAMED_ONE as usize] = start(State::Renamed, 1);
@@ -250,6 +267,8 @@ impl Map {
             State::Free => (FREE_ONE, FREE),
             State::Meta => (META_ONE, META),
             State::Loose => (LOOSE_ONE, LOOSE),
+            State::Held => (HELD_ONE, HELD),
+            State::Taken => (TAKEN_ONE, TAKEN),
             State::Named => (NAMED_ONE, NAMED),
             State::Renamed => (RENAMED_ONE, RENAMED),
         };
@@ -292,15 +311,33 @@ impl Map {
         self.exchange(granule, LIVE, CACHED)
     }
 
-    /// Makes a cached block live, whose size is in digits and stays there; false if it is cached no
-    /// more.
-    pub fn unshelve(&self, granule: u32) -> bool {
-        self.exchange(granule, CACHED, LIVE)
+    /// Makes a cached block taken, of which nobody else does anything then; false if it is cached no more.
+    /// What was written before it was cached is seen.
+    pub fn take(&self, granule: u32, size: u32) -> bool {
+        let (cached, taken) = cached_and_taken(size);
+        if taken == TAKEN && cached != CACHED {
+            // The digits of a block of a class mean nothing.
+            self.set_number(granule, 1, size);
+        }
+        self.exchange(granule, cached, taken)
+    }
+
+    /// Undoes [`Map::take`].
+    pub fn put_back(&self, granule: u32, size: u32) -> bool {
+        let (cached, taken) = cached_and_taken(size);
+        self.exchange(granule, taken, cached)
+    }
+
+    /// Makes a taken block live, whose size is in digits and stays there.
+    pub fn deliver(&self, granule: u32) {
+        if self.byte(granule) == TAKEN {
+            self.set(granule, LIVE);
+        }
     }
 
     fn exchange(&self, granule: u32, from: u8, to: u8) -> bool {
         let byte = self.bytes.get(granule as usize);
-        byte.is_some_and(|byte| byte.compare_exchange(from, to, Relaxed, Relaxed).is_ok())
+        byte.is_some_and(|byte| byte.compare_exchange(from, to, AcqRel, Relaxed).is_ok())
     }
 
     /// Makes the start of a block a digit: the block is part of its left neighbour now, or of
@@ -403,6 +440,12 @@ impl Map {
     }
 }
 
+/// The starts of a cached block of this size and of a taken one.
+fn cached_and_taken(size: u32) -> (u8, u8) {
+    let cached = class::exact(size).map_or(CACHED, |class| CACHED_CLASS + class);
+    (cached, if size == 1 { TAKEN_ONE } else { TAKEN })
+}
+
 /// Where the first digit at a block's edge is.
 #[inline(always)]
 fn first_digit(edge: u32, step: i32) -> Option<u32> {
@@ -446,20 +489,23 @@ mod tests {
             let sizes = (1..700).chain(4090..4100).chain([262_143, 262_144, 299_993]);
             for size in sizes {
                 use State::*;
-                for state in [Free, Live, Cached, Meta, Loose, Named, Renamed] {
+                for state in [Free, Live, Cached, Meta, Loose, Named, Renamed, Held, Taken] {
                     let block = Entry { state, size };
                     map.write(7, block);
                     assert_eq!(map.read(7, 7 + size), Some(block));
-                    if size > class::LARGEST && matches!(state, Live | Cached) {
-                        let other = if state == Live { Cached } else { Live };
-                        assert_eq!((map.shelve(7), map.unshelve(7)), (state == Live, true));
-                        assert_eq!(map.read(7, 7 + size), Some(Entry { state: Live, size }));
-                        assert!(!map.unshelve(7));
-                        if state == Live {
-                            assert!(map.shelve(7) && !map.shelve(7));
-                        }
-                        assert_eq!(map.read(7, 7 + size), Some(Entry { state: other, size }));
-                        map.write(7, block);
+                    let is = |state| map.read(7, 7 + size) == Some(Entry { state, size });
+                    if state == Cached && (size > class::LARGEST || class::exact(size).is_some()) {
+                        assert!(!map.put_back(7, size) && is(Cached));
+                        assert!(map.take(7, size) && !map.take(7, size) && is(Taken));
+                        assert!(map.put_back(7, size) && is(Cached));
+                    }
+                    if size > class::LARGEST && state == Live {
+                        map.deliver(7);
+                        assert!(map.shelve(7) && !map.shelve(7) && is(Cached));
+                        map.deliver(7);
+                        assert!(is(Cached) && map.take(7, size));
+                        map.deliver(7);
+                        assert!(is(Live));
                     }
                     assert_eq!(map.read(7, 6 + size), None, "longer than allowed");
                     let before = map.free_before(7 + size);

@@ -13,12 +13,12 @@
 //! A word is the truth about whose the block is; who comes first has it, by one compare-and-swap:
 //!
 //! ```text
-//! put    word: nothing -> granule, grip | map: live -> cached | word: grip -> none
-//! take   word: grip none -> grip        | map: cached -> live | word -> nothing (delivered)
+//! put    word: nothing -> granule, grip | map: live -> cached (freed) | word: grip -> none
+//! take   word: grip none -> grip        | map: cached -> taken | map: taken -> live (delivered) | word -> nothing
 //! ```
 //!
-//! So what a dead thread has in its grip was not delivered, or its free had begun: in both cases, and
-//! whatever the map says of it, it becomes free.
+//! So what a dead thread has in its grip becomes free if the map says that it is cached or taken: it was
+//! freed, or not delivered. If it is live, or at another place by now, it is its owner's.
 //!
 //! Each thread begins at a line of its own, where it finds what it put there itself: so threads of
 //! which each has enough do not meet. There are eight lines for a few threads, and then as many as
@@ -165,10 +165,12 @@ impl<'a> Shelves<'a> {
     }
 
     /// Lets go of a block in one's grip: it is anybody's.
-    pub fn let_go(&self, place: Place) {
+    pub fn let_go(&self, place: Place) -> Place {
+        let place = Place { grip: Grip::NONE, ..place };
         if let Some(word) = self.region.word64(place.at) {
-            word.store(Place { grip: Grip::NONE, ..place }.encode(), Release);
+            word.store(place.encode(), Release);
         }
+        place
     }
 
     /// Makes the place of a block in one's grip an empty one: the block is somewhere else.
@@ -187,6 +189,13 @@ impl<'a> Shelves<'a> {
     pub fn all(self) -> impl Iterator<Item = Place> + 'a {
         let whole = move |wide| self.places(wide, 0..self.geometry.shelf_slots);
         self.classes().flat_map(move |wide| whole(wide).filter_map(move |at| self.place(wide, at)))
+    }
+
+    /// Another place of its shelf where a block is, too: it was put there since. O(places).
+    pub fn elsewhere(&self, place: Place) -> Option<Place> {
+        let is_it = |other: &Place| other.granule == place.granule && other.at != place.at;
+        let mut places = self.places(place.wide, 0..self.geometry.shelf_slots);
+        places.find_map(|at| self.place(place.wide, at).filter(is_it))
     }
 
     /// What stands at a place.

@@ -12,6 +12,9 @@
 //! delivers. Until then it can be done again from the start, as often as need be, because it
 //! leads to the same blocks each time.
 //!
+//! A caller's block that it ends or resizes is *held* before that, and while it lasts: so nobody does
+//! anything with the block in a cache of his own, who takes no lock, while it may be done again.
+//!
 //! ```text
 //! seal | slot 0: kind and states, at, old starts x 3, top, sizes x 3, magazine, word or bytes | slot 1: the same
 //! ```
@@ -303,6 +306,7 @@ impl Change {
             4 => Some(Entry { state: State::Loose, size }),
             5 => Some(Entry { state: State::Named, size }),
             6 => Some(Entry { state: State::Renamed, size }),
+            7 => Some(Entry { state: State::Held, size }),
             _ => None,
         };
         Some(Change {

@@ -32,7 +32,7 @@ use crate::options::{NO_COMPACT, NO_SPLIT, ZEROED};
 use crate::region::{Region, View};
 use bins::{Bins, Lie};
 use change::{Change, Kind, Record, NOWHERE};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{compiler_fence, Ordering::Relaxed, Ordering::SeqCst};
 use tally::Tally;
 use words::Words;
 
@@ -271,10 +271,13 @@ impl Heap {
         self.commit(change, [left.map(Gone::binned), right]);
     }
 
-    /// Makes free what a magazine gives up, and the magazine forget it, in one event.
+    /// Makes free what was not delivered, or is cached, or taken since; and the magazine forget it, in one
+    /// event.
     pub fn take_back(&self, granule: u32, taker: Taker) -> Result<()> {
         match self.block(granule) {
-            Some((State::Cached | State::Live, size)) => self.release(granule, size, taker),
+            Some((State::Cached | State::Taken | State::Live | State::Held, size)) => {
+                self.release(granule, size, taker);
+            }
             _ => {
                 let at = self.geometry.offset(granule.min(self.geometry.granules)) as u64;
                 return Err(Error::Corrupted { what: "a magazine holds what is no block", at });
@@ -287,6 +290,7 @@ impl Heap {
     /// false if there is no room. It may stay longer than asked when the rest is not worth a block. O(1).
     pub fn resize(&self, granule: u32, size: u32, asked: usize) -> Result<bool> {
         let Entry { state, size: old } = self.intact(granule)?;
+        let state = if state.is_bound() { state } else { State::Held };
         if size > old {
             return self.grow(granule, Entry { state, size: old }, size, asked);
         }
@@ -359,10 +363,20 @@ impl Heap {
         self.live(granule).map(|block| block.size)
     }
 
+    /// Whether a change under way may be about the live block that starts here.
+    pub fn is_in_hands(&self, granule: u32) -> bool {
+        let is_any = |state: State| state.is_live() && state != State::Live;
+        self.map.state(granule).is_some_and(is_any) && self.record.is_open()
+    }
+
     /// The size of the live block that starts here, if it may be freed.
     pub fn unbound_size(&self, granule: u32) -> Result<u32> {
         match self.live(granule)? {
-            Entry { state: State::Live, size } => Ok(size),
+            Entry { state: State::Live | State::Held, size } => Ok(size),
+            Entry { state: State::Taken, .. } => {
+                let at = self.geometry.offset(granule) as u64;
+                Err(Error::NotAllocated { what: "the block there was not delivered yet", at })
+            }
             _ => Err(Error::Bound { at: self.geometry.offset(granule) as u64 }),
         }
     }
@@ -425,14 +439,18 @@ impl Heap {
         };
         if change.kind.is_of_space() {
             self.heal(&change);
-        } else {
+        } else if !self.is_over(&change) {
             self.fill_again(&change);
             self.apply(&change);
+        }
+        if change.kind == Kind::Resize {
+            self.let_go(change.at);
         }
         let rebuilt = self.rebuild();
         let undone = match (change.kind, change.live()) {
             (Kind::Alloc, Some(live)) => self.free(live),
             // Its owner was rid of it. Should another have freed it since, it is free.
+            (Kind::Recall, _) if self.map.state(change.at) != Some(State::Held) => Ok(()),
             (Kind::Recall | Kind::Strike, _) => self.free(change.at).or(Ok(())),
             (Kind::Mark, _) if change.old[0] != NOWHERE => self.free(change.old[0]).or(Ok(())),
             _ => Ok(()),
@@ -503,16 +521,15 @@ impl Heap {
         while let Some(block) = self.map.read(at, top) {
             self.show_progress();
             match block.state {
-                State::Live | State::Cached | State::Named | State::Renamed => {
-                    counts.live_count += 1;
-                }
+                State::Cached => counts.live_count += 1,
+                state if state.is_live() => counts.live_count += 1,
                 State::Free => {
                     counts.add_free(block.size);
                     // Cannot lie: every link so far was made in this loop.
                     let _ = self.bins.link((at, block.size));
                 }
                 State::Loose => counts.add_loose(1, block.size),
-                State::Meta => meta += block.size,
+                _ => meta += block.size,
             }
             at += block.size;
         }
@@ -622,6 +639,9 @@ impl Heap {
         for (place, gone) in change.old[1..].iter_mut().zip(&gone) {
             *place = gone.as_ref().map_or(NOWHERE, |gone| gone.start);
         }
+        if matches!(change.kind, Kind::Free | Kind::Resize) {
+            self.hold(change.old[0]);
+        }
         self.record.open(&change);
         let mut tally = Tally::begin(self);
         for gone in gone.iter().flatten() {
@@ -653,6 +673,32 @@ impl Heap {
         };
         counts.add_loose(loosened, change.taker.size);
         tally.end();
+        if change.kind == Kind::Resize {
+            self.let_go(change.at);
+        }
+    }
+
+    /// Takes a live block that is about to end or to be resized out of the hands of all who do not take
+    /// the lock.
+    pub(super) fn hold(&self, granule: u32) {
+        if let Some(Entry { state: State::Live, size }) = self.map.read(granule, self.top()) {
+            self.map.write(granule, Entry { state: State::Held, size });
+            compiler_fence(SeqCst);
+        }
+    }
+
+    /// Makes a held block live: of all that is done to it the last, and not to be done again.
+    pub(super) fn let_go(&self, granule: u32) {
+        compiler_fence(SeqCst);
+        if let Some(Entry { state: State::Held, size }) = self.map.read(granule, self.top()) {
+            self.map.write(granule, Entry { state: State::Live, size });
+        }
+    }
+
+    /// Whether a change was made to its end, and the block has been its owner's since, whoever that is.
+    fn is_over(&self, change: &Change) -> bool {
+        let is_held = !change.new[0].state.is_bound();
+        change.kind == Kind::Resize && is_held && self.map.state(change.at) != Some(State::Held)
     }
 
     /// Brings the map and `top` to what a change says; how many blocks became loose.

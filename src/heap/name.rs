@@ -191,10 +191,12 @@ impl Heap {
     }
 
     /// Makes a live block one that may be freed, or may not. One that is not live, because somebody
-    /// freed it in the very instant in which it was bound, stays what it is.
+    /// freed it in the very instant in which it was bound, stays what it is; as does one that may be freed
+    /// already, and may be in others' hands since.
     fn set_state(&self, block: u32, state: State) {
         if let Some(Entry { state: old, size }) = self.map.read(block, self.top()) {
-            if old.is_live() && old != state {
+            let is_known = old.is_bound() || state.is_bound() && old.is_live();
+            if is_known && old != state {
                 self.map.write(block, Entry { state, size });
             }
         }

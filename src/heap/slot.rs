@@ -30,7 +30,12 @@ impl Heap {
     /// Makes the slot at an offset, which holds a live block, 0. The block is to be freed next.
     /// False if the slot holds another block by now: then nothing is changed.
     pub fn recall_from(&self, granule: u32, slot: usize) -> bool {
-        self.change_slot(Kind::Recall, granule, slot)
+        self.hold(granule);
+        let is_recalled = self.change_slot(Kind::Recall, granule, slot);
+        if !is_recalled {
+            self.let_go(granule);
+        }
+        is_recalled
     }
 
     fn change_slot(&self, kind: Kind, granule: u32, slot: usize) -> bool {

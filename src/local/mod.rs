@@ -11,14 +11,15 @@
 //!
 //! ```text
 //! pop    map: cached -> live | last: granule -> none (delivered) | count - 1
-//! push   behind last: none -> granule | map: live -> cached      | count + 1
+//! push   behind last: none -> granule | map: live -> cached (freed) | count + 1
 //! move   map: cached -> live (new) | the bytes | behind last of another magazine: none -> granule (old)
-//!        | the rest of pop (new) | the rest of push (old)
+//!        | map: live -> cached (old) | the rest of pop (new) | count + 1 (old)
 //! ```
 //!
-//! So a last block that is live was not delivered yet, and a block behind the last was being freed.
-//! If a thread left both, it was moving a block, and the bytes are where they go: the one that was
-//! not delivered is.
+//! So a last block that is live was not delivered yet, and a cached one behind the last was freed; one
+//! that is live there is its owner's still, whoever that is by now. If a thread left a block that was
+//! freed and one that was not delivered, it was moving a block, and the bytes are where they go: the
+//! one that was not delivered is.
 #![allow(clippy::declare_interior_mutable_const)] // arrays of cells are made of it
 
 mod byte;
@@ -34,7 +35,7 @@ use crate::region::Region;
 use crate::sys;
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use core::sync::atomic::{compiler_fence, AtomicBool, AtomicU32, AtomicU8};
 
 const CLASSES: usize = class::COUNT as usize;
@@ -205,22 +206,18 @@ pub fn push(handle: usize, block: usize) -> bool {
     local.frees.get() == handle && local.push(block, USUAL_LOG2)
 }
 
-/// A live block whose cache has begun to hold it: whoever dies, it is being freed.
+/// A block that its cache has named behind the last, and which is cached: whoever dies, it is free.
 #[must_use]
 pub struct Pushed {
-    byte: *const AtomicU8,
-    cached: u8,
     magazine: *const Magazine,
 }
 
 impl Pushed {
-    /// The block is the cache's.
+    /// The block is one of the cache's.
     #[inline(always)]
     pub fn finish(self) {
-        // SAFETY: the map byte and the magazine of the buffer that `begin_push` found.
-        let (byte, magazine) = unsafe { (&*self.byte, &*self.magazine) };
-        compiler_fence(SeqCst);
-        byte.store(self.cached, Relaxed);
+        // SAFETY: the magazine of the buffer that `begin_push` found.
+        let magazine = unsafe { &*self.magazine };
         compiler_fence(SeqCst);
         byte::count_up(magazine);
     }
@@ -249,7 +246,8 @@ impl Popped {
             (magazine, magazine.last(self.count))
         };
         compiler_fence(SeqCst);
-        item.store(NO_BLOCK, Relaxed);
+        // Who does not find it in its place any more finds it live.
+        item.store(NO_BLOCK, Release);
         compiler_fence(SeqCst);
         byte::count_down(magazine);
         self.block
@@ -302,8 +300,8 @@ impl Local {
     }
 
     /// Begins to put a live block into the thread's cache, for one that took over its bytes and is to
-    /// be delivered next: a death leaves the one or the other. None if there is no room. O(1), for
-    /// any granule.
+    /// be delivered next: a death leaves the one or the other. None if there is no room: then nothing
+    /// is changed. O(1), for any granule.
     pub fn begin_push_any(&self, block: usize, popped: Option<&Popped>) -> Option<Pushed> {
         // Of a block whose bytes are still on their way nothing may be seen.
         compiler_fence(SeqCst);
@@ -381,9 +379,12 @@ impl Local {
         }
         // SAFETY: less than rounds, which is at most the number of items.
         unsafe { magazine.items.get_unchecked(count) }.store(granule as u32, Relaxed);
+        compiler_fence(SeqCst);
         // SAFETY: as above.
-        let byte = unsafe { map.add(granule) };
-        Some(Pushed { byte, cached: (live + CACHED_TO_LIVE) as u8, magazine })
+        let byte = unsafe { &*map.add(granule) };
+        // Who finds it cached finds it in its place.
+        byte.store((live + CACHED_TO_LIVE) as u8, Release);
+        Some(Pushed { magazine })
     }
 
     /// The token of this thread's cache.

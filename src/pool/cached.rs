@@ -24,6 +24,7 @@ use crate::error::Result;
 use crate::heap::{Heap, Taker};
 use crate::layout::{MAGAZINE_ITEMS, RECOVERIES_OFFSET};
 use crate::local::{self, Local, Popped, Pushed};
+use crate::map::State;
 use crate::sys;
 
 /// A thread that found no cache asks again after so many slow calls.
@@ -88,11 +89,23 @@ impl Handle {
             let depot = self.depot();
             let loaded = local.loaded(&self.region, &self.geometry, class);
             match loaded.map(|magazine| (magazine, depot.count(magazine))) {
-                // Not empty: its last is no cached block of the class. Somebody freed a block twice
-                // at once, or wrote where he should not.
+                // Not empty: its last is no cached block of the class.
                 Some((magazine, count)) if count > 0 => {
-                    self.count(RECOVERIES_OFFSET);
-                    depot.cut(magazine, count - 1);
+                    let last = depot.item(magazine, count - 1);
+                    match last.and_then(|granule| Some((granule, self.heap().block(granule)?))) {
+                        // Somebody is just about to find out whose it is. Who has the lock can only find one
+                        // that was left so.
+                        Some((granule, (State::Taken, size))) if size == class::size(class) => {
+                            self.locked(|heap| Ok(heap.map().put_back(granule, size)))?;
+                        }
+                        // He has just found out.
+                        Some((_, (State::Cached, size))) if size == class::size(class) => {}
+                        // Somebody freed a block twice at once, or wrote where he should not.
+                        _ => {
+                            self.count(RECOVERIES_OFFSET);
+                            depot.cut(magazine, count - 1);
+                        }
+                    }
                 }
                 _ if self.reload(local, class, granules)? => {}
                 _ => return Ok(None),

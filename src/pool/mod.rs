@@ -7,6 +7,8 @@ mod reap;
 mod recover;
 mod shelved;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod typed;
 mod watched;
 
@@ -263,7 +265,7 @@ impl Handle {
         let _hush = watch::hush();
         let answer = self.granule(block.as_ptr()).and_then(|granule| {
             self.is_here()?;
-            self.heap().live_size(granule)?;
+            self.settled_size(granule)?;
             let wanted = self.granules(size)?;
             let before = self.tell_resizing(granule, size);
             let resized = self.resize(granule, size, wanted);
@@ -359,7 +361,7 @@ impl Handle {
         let answer = self.granule(block).and_then(|granule| {
             self.is_here()?;
             let heap = self.heap();
-            let have = heap.live_size(granule)?;
+            let have = self.settled_size(granule)?;
             let at = self.geometry.offset(granule) as u64;
             if let Some(guards) = heap.guards() {
                 // A tail that lies is told of below, under the lock.
@@ -393,14 +395,29 @@ impl Handle {
         })
     }
 
-    /// The bytes that a live block holds; 0 for any other pointer. O(1), takes no lock.
+    /// The granules of the live block that starts here. Takes no lock, unless a dead thread may have had
+    /// the block in its hands: what that had begun with it is done first.
+    pub(super) fn settled_size(&self, granule: u32) -> Result<u32> {
+        let heap = self.heap();
+        if !heap.is_in_hands(granule) {
+            return heap.live_size(granule);
+        }
+        match self.locked(|heap| heap.live_size(granule)) {
+            Err(error @ Error::NotAllocated { .. }) => Err(error),
+            // In a signal handler: the call that was interrupted is about another block. Or there is damage
+            // somewhere else.
+            _ => heap.live_size(granule),
+        }
+    }
+
+    /// The bytes that a live block holds; 0 for any other pointer. O(1), takes no lock but after a death.
     pub fn usable_size(&self, block: *const u8) -> usize {
         let _hush = watch::hush();
         let size = || -> Result<usize> {
             self.is_here()?;
             let granule = self.granule(block)?;
             self.tell_widened(granule);
-            Ok(self.heap().usable(granule, self.heap().live_size(granule)?))
+            Ok(self.heap().usable(granule, self.settled_size(granule)?))
         };
         size().unwrap_or(0)
     }

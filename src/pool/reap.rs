@@ -111,7 +111,7 @@ impl Handle {
     }
 
     /// Makes a block this process's, whosever it was. O(1), takes no lock but at a process's first
-    /// call.
+    /// call, and after a death.
     pub fn adopt(&self, block: *const u8) -> Result<()> {
         self.must_have_owners()?;
         let granule = self.granule(block)?;
@@ -120,7 +120,7 @@ impl Handle {
         self.hand_over(granule, mine)
     }
 
-    /// Makes a block nobody's: it is never reaped. O(1), takes no lock.
+    /// Makes a block nobody's: it is never reaped. O(1), takes no lock but after a death.
     pub fn abandon(&self, block: *const u8) -> Result<()> {
         self.must_have_owners()?;
         self.hand_over(self.granule(block)?, NOBODY)?;
@@ -342,7 +342,7 @@ impl Handle {
     /// Frees a block that is still a dead owner's; false if it is not.
     fn free_left(&self, heap: &Heap, left: Left, dead: &Dead) -> Result<bool> {
         let Left { granule, size, tag } = left;
-        let is_same = heap.block(granule) == Some((State::Live, size)) && self.is_left(tag, dead);
+        let is_same = heap.unbound_size(granule) == Ok(size) && self.is_left(tag, dead);
         if is_same {
             heap.intact(granule)?;
         }
@@ -356,7 +356,7 @@ impl Handle {
 
     fn hand_over(&self, granule: u32, to: u8) -> Result<()> {
         self.is_here()?;
-        self.heap().live_size(granule)?;
+        self.settled_size(granule)?;
         let tag = self.owners().tag(granule);
         if tag != CONDEMNED && self.owners().change_tag(granule, tag, to) {
             return Ok(());

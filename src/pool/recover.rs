@@ -15,14 +15,14 @@ use crate::layout::RECOVERIES_OFFSET;
 use crate::local;
 use crate::map::State;
 use crate::sys;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{fence, Ordering::Relaxed, Ordering::SeqCst};
 
 /// So many times as long as a close look at the dead has taken there is none, unless it is asked for.
 const REST: u64 = 10;
 
 /// Where a thread was when it ended.
 #[derive(Clone, Copy)]
-enum Death {
+pub(super) enum Death {
     /// Inside no call.
     InOrder,
     /// Between any two instructions.
@@ -97,7 +97,7 @@ impl Handle {
 
     /// Makes free what a cache's thread had in its hands, hands its magazines to the depot, and
     /// makes it anybody's.
-    fn recover_cache(&self, heap: &Heap, cache: u32, death: Death) {
+    pub(super) fn recover_cache(&self, heap: &Heap, cache: u32, death: Death) {
         let depot = self.depot();
         let held = || depot.bound().filter(|bound| bound.owner.is_cache(cache));
         if matches!(death, Death::Anywhere) {
@@ -119,9 +119,8 @@ impl Handle {
         self.caches().release(cache);
     }
 
-    /// If a dead thread was moving a block, and had begun to free the old one, the new one has its
-    /// bytes and is delivered. Before anything else, for what tells so is gone once the old one is
-    /// free.
+    /// If a dead thread was moving a block, and had freed the old one, the new one has its bytes and is
+    /// delivered. Before anything else, for what tells so is gone once the old one is in the heap.
     fn finish_move<B: Iterator<Item = Bound>>(
         &self,
         heap: &Heap,
@@ -129,11 +128,12 @@ impl Handle {
         held: impl Fn() -> B,
     ) {
         let depot = self.depot();
-        let is_freeing = |Bound { magazine, class, .. }| {
-            let behind = self.listed(heap, magazine, class, depot.count(magazine));
-            matches!(behind, Some((_, State::Live | State::Cached)))
+        let has_freed = |Bound { magazine, class, .. }| {
+            heap.show_progress();
+            let freed = self.take_freed(heap, magazine, class, 0);
+            freed.is_some_and(|granule| heap.map().put_back(granule, class::size(class)))
         };
-        if !held().any(is_freeing) {
+        if !held().any(has_freed) {
             return;
         }
         for Bound { magazine, class, .. } in held() {
@@ -147,13 +147,14 @@ impl Handle {
     }
 
     /// Ends what a dead thread had begun with a magazine: a malloc is undone, a free done.
-    fn settle(&self, heap: &Heap, magazine: u32, class: u8) {
+    pub(super) fn settle(&self, heap: &Heap, magazine: u32, class: u8) {
         let depot = self.depot();
         let count_at = depot.count_at(magazine);
         if let Some(last) = depot.count(magazine).checked_sub(1) {
             match self.listed(heap, magazine, class, last) {
                 Some((_, State::Cached)) => {}
-                Some((granule, State::Live)) => {
+                // Held by one who died over this.
+                Some((granule, State::Live | State::Held)) => {
                     let _ = heap.take_back(granule, Taker::of_one(count_at, last));
                 }
                 // Delivered: it has but to be counted. Or damage.
@@ -161,15 +162,38 @@ impl Handle {
             }
         }
         let count = depot.count(magazine);
-        match self.listed(heap, magazine, class, count) {
-            Some((granule, State::Live | State::Cached)) => {
-                let _ = heap.take_back(granule, Taker::of_one(count_at, count));
-            }
-            _ if depot.item(magazine, count).is_some() => depot.cut(magazine, count),
-            _ => {}
+        match self.take_freed(heap, magazine, class, 1) {
+            Some(granule) => drop(heap.take_back(granule, Taker::of_one(count_at, count))),
+            None if depot.item(magazine, count).is_some() => depot.cut(magazine, count),
+            None => {}
         }
         // The magazine is about to be others': what was written down of it must not be done again.
         heap.leave();
+    }
+
+    /// The block that a dead thread was just putting into a magazine, taken, if it has freed it: if it is
+    /// cached, and by nobody else. Else it is its owner's, who may be another by now, and living. Those in
+    /// other magazines have it, or who was just putting it there, in so many places `behind` their last.
+    /// O(blocks in magazines) if it is cached.
+    fn take_freed(&self, heap: &Heap, magazine: u32, class: u8, behind: u32) -> Option<u32> {
+        let (depot, map, size) = (self.depot(), heap.map(), class::size(class));
+        let (granule, state) = self.listed(heap, magazine, class, depot.count(magazine))?;
+        if state != State::Cached || !map.take(granule, size) {
+            return None;
+        }
+        // From here on it stays where it is. Who has just found it cached and delivers it nevertheless still
+        // has it in its place, or has made it live.
+        let is_in = |other: u32| {
+            let mut places = 0..depot.count(other) + behind;
+            other != magazine && places.any(|place| depot.item(other, place) == Some(granule))
+        };
+        let is_anothers = depot.bound().any(|other| is_in(other.magazine));
+        fence(SeqCst);
+        if is_anothers {
+            map.put_back(granule, size);
+            return None;
+        }
+        heap.has(granule, State::Taken, size).then_some(granule)
     }
 
     /// The block of the class whose number stands in a place of a magazine, and what it is.
@@ -198,6 +222,11 @@ impl Handle {
             if owner == Owner::Holder {
                 // It holds what it had not given back yet.
                 depot.give(magazine, class, Stack::Full);
+            } else if let Some((granule, State::Taken)) =
+                self.listed(heap, magazine, class, depot.count(magazine))
+            {
+                // It was just about to find out whose this is.
+                heap.map().put_back(granule, class::size(class));
             }
         }
         self.recover_holders_grip(heap);

@@ -15,6 +15,7 @@ use crate::local::Local;
 use crate::map::{Entry, State};
 use crate::shelf::{Grip, Place, Shelves};
 use core::ptr::NonNull;
+use core::sync::atomic::{compiler_fence, fence, Ordering::SeqCst};
 
 /// So large a part of the hoard is not for shelves: small blocks come and go more often.
 const RESERVE: u32 = 8;
@@ -24,7 +25,10 @@ const CREDIT: u32 = 16;
 /// there may be what nobody asks for any more.
 const PATIENCE: u8 = 16;
 
-/// A block in this thread's grip, live: the allocator's until it is delivered.
+/// So many looks at what others may be changing.
+const LOOKS: u32 = 16;
+
+/// A block in this thread's grip, taken: the allocator's until it is delivered.
 #[must_use]
 pub(super) struct Shelved<'a> {
     block: NonNull<u8>,
@@ -55,28 +59,67 @@ impl Handle {
         let Some(local) = self.cache()? else { return Ok(None) };
         let Some(token) = local.token() else { return Ok(None) };
         let tag = if self.geometry.owners > 0 { Some(self.own_unlocked()?) } else { None };
-        let (heap, shelves) = (self.heap(), self.shelves());
+        let shelves = self.shelves();
         if !shelves.are_used() {
             return Ok(None);
         }
         for _ in 0..self.geometry.shelf_slots {
             let Some(place) = shelves.take(wide, token) else { break };
-            let Place { granule, .. } = place;
-            if self.seen(local, granule) == Some(Entry { state: State::Cached, size: place.size() })
-            {
-                let block = self.block(granule)?;
-                if let Some(tag) = tag {
-                    self.owners().set_tag(granule, tag);
+            match self.take_gripped(local, place, tag) {
+                Ok(Some(block)) => return Ok(Some(Shelved { block, place, local })),
+                Ok(None) => {
+                    // Somebody wrote where he should not.
+                    self.count(RECOVERIES_OFFSET);
+                    self.vacate(local, place);
                 }
-                if heap.map().unshelve(granule) {
-                    return Ok(Some(Shelved { block, place, local }));
+                Err(error) => {
+                    shelves.let_go(place);
+                    return Err(error);
                 }
             }
-            // Somebody wrote where he should not.
-            self.count(RECOVERIES_OFFSET);
-            self.vacate(local, place);
         }
         Ok(None)
+    }
+
+    /// Makes the block in this thread's grip taken. None if there is no such block.
+    fn take_gripped(
+        &self,
+        local: &Local,
+        place: Place,
+        tag: Option<u8>,
+    ) -> Result<Option<NonNull<u8>>> {
+        let (Place { granule, .. }, size, map) = (place, place.size(), self.heap().map());
+        for _ in 0..LOOKS {
+            let seen = self.seen(local, granule).filter(|block| block.size == size);
+            match seen.map(|block| block.state) {
+                Some(State::Cached) => {
+                    let block = self.block(granule)?;
+                    if let Some(tag) = tag {
+                        self.owners().set_tag(granule, tag);
+                    }
+                    if map.take(granule, size) {
+                        return Ok(Some(block));
+                    }
+                }
+                // Somebody is just about to find out whose it is.
+                Some(State::Taken) => self.locked(|_| self.put_back_left(place))?,
+                _ => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes a block cached that is in this thread's grip, or in nobody's, and that one has left as taken who
+    /// looked whose it was, and died. For who has the lock: nobody looks now.
+    fn put_back_left(&self, place: Place) -> Result<()> {
+        let is_left = self.heap().map().state(place.granule) == Some(State::Taken);
+        fence(SeqCst);
+        // Nobody else has taken it off another place, nor off this one since.
+        let stays = self.shelves().place(place.wide, place.at) == Some(place);
+        if is_left && stays && self.shelves().elsewhere(place).is_none() {
+            self.heap().map().put_back(place.granule, place.size());
+        }
+        Ok(())
     }
 
     /// The block that starts here, by as much of the map as this thread knows to be known: the words that
@@ -91,8 +134,13 @@ impl Handle {
 
     /// The block is the caller's.
     pub(super) fn deliver_shelved(&self, shelved: Shelved) -> NonNull<u8> {
-        self.vacate(shelved.local, shelved.place);
-        shelved.block
+        let Shelved { block, place, local } = shelved;
+        self.earn(local, place.size());
+        compiler_fence(SeqCst);
+        self.heap().map().deliver(place.granule);
+        compiler_fence(SeqCst);
+        self.shelves().clear(place);
+        block
     }
 
     /// Makes a place in this thread's grip an empty one, which is not counted any more.
@@ -103,7 +151,7 @@ impl Handle {
 
     /// The block stays on its shelf, for anybody.
     pub(super) fn put_back_shelved(&self, shelved: Shelved) {
-        if self.heap().map().shelve(shelved.granule()) {
+        if self.heap().map().put_back(shelved.granule(), shelved.place.size()) {
             self.shelves().let_go(shelved.place);
         } else {
             self.vacate(shelved.local, shelved.place);
@@ -137,7 +185,11 @@ impl Handle {
             self.vacate(local, place);
             return Ok(false);
         }
-        self.shelves().let_go(place);
+        let place = self.shelves().let_go(place);
+        if heap.map().state(granule) == Some(State::Taken) {
+            // Another has it already, or one looks whose it is.
+            let _ = self.locked(|_| self.put_back_left(place));
+        }
         Ok(true)
     }
 
@@ -210,24 +262,23 @@ impl Handle {
     fn return_place(&self, heap: &Heap, place: Place) -> bool {
         let Some(place) = self.shelves().pass(place, Grip::HOLDER) else { return false };
         self.depot().discharge(place.size());
-        if heap.has(place.granule, State::Cached, place.size())
-            && heap.map().unshelve(place.granule)
-        {
-            self.finish_place(heap, place);
+        let Place { granule, .. } = place;
+        let size = place.size();
+        if heap.has(granule, State::Cached, size) && heap.map().take(granule, size) {
+            let _ = heap.take_back(granule, Taker::NONE);
         } else {
             // What is no cached block is not ours to free.
             self.count(RECOVERIES_OFFSET);
-            self.shelves().clear(place);
         }
+        self.shelves().clear(place);
         true
     }
 
     /// Delivers what a dead thread had taken off its shelf, if it had. O(places).
     pub(super) fn deliver_from_grip(&self, heap: &Heap, cache: u32) {
-        let shelves = self.shelves();
         for place in self.in_grip_of(cache) {
-            if heap.has(place.granule, State::Live, place.size()) {
-                shelves.clear(place);
+            if heap.has(place.granule, State::Taken, place.size()) {
+                heap.map().deliver(place.granule);
             }
         }
     }
@@ -238,11 +289,12 @@ impl Handle {
         self.shelves().all().filter(move |place| place.grip.token().is_some_and(is_theirs))
     }
 
-    /// Frees what a dead thread had in its grip: it was not delivered yet, or freed. O(places).
+    /// Frees what a dead thread had in its grip, and what was not delivered yet, or was freed. O(places).
     pub(super) fn recover_grip(&self, heap: &Heap, cache: u32) {
         for place in self.in_grip_of(cache) {
             if let Some(place) = self.shelves().pass(place, Grip::HOLDER) {
                 self.finish_place(heap, place);
+                heap.show_progress();
             }
         }
         // Its credit died with it.
@@ -261,18 +313,49 @@ impl Handle {
     /// so what is no block any more is free already.
     pub(super) fn recover_holders_grip(&self, heap: &Heap) {
         let in_grip = |place: &Place| place.grip == Grip::HOLDER;
-        self.shelves().all().filter(in_grip).for_each(|place| self.finish_place(heap, place));
+        for place in self.shelves().all().filter(in_grip) {
+            self.finish_place(heap, place);
+            heap.show_progress();
+        }
     }
 
-    /// Frees the block in the lock holder's grip, if it is not free yet. Then its place is empty.
+    /// Frees the block in the lock holder's grip which was in that of one who died, if it is cached, or
+    /// taken. Then its place is empty. One that is free is so already; one that is live, or somewhere else
+    /// on its shelf, is its owner's, whoever that is by now. O(places).
     fn finish_place(&self, heap: &Heap, place: Place) {
-        match heap.block(place.granule) {
-            Some((State::Cached | State::Live, size)) if size == place.size() => {
-                let _ = heap.take_back(place.granule, Taker::NONE);
+        let Place { granule, .. } = place;
+        let (map, size) = (heap.map(), place.size());
+        if heap.has(granule, State::Cached, size) && map.take(granule, size) {
+            // From here on it stays where it is.
+            if self.shelves().elsewhere(place).is_some() {
+                map.put_back(granule, size);
+            } else {
+                let _ = heap.take_back(granule, Taker::NONE);
             }
-            _ => {}
+        } else {
+            match self.left_taken(heap, place) {
+                Some(None) => drop(heap.take_back(granule, Taker::NONE)),
+                Some(Some(other)) if other.grip == Grip::NONE => {
+                    map.put_back(granule, size);
+                }
+                _ => {}
+            }
         }
         self.shelves().clear(place);
+    }
+
+    /// If a block stays taken: at which other place it stays meanwhile. Its taker died, or who was looking
+    /// whose it is. One whom the living have taken is in a grip elsewhere, or delivered a moment later; for
+    /// it to seem left it had to be delivered, freed and taken anew between any two of these looks.
+    fn left_taken(&self, heap: &Heap, place: Place) -> Option<Option<Place>> {
+        let look = || {
+            fence(SeqCst);
+            let elsewhere = self.shelves().elsewhere(place);
+            fence(SeqCst);
+            heap.has(place.granule, State::Taken, place.size()).then_some(elsewhere)
+        };
+        let first = look()?;
+        (1..LOOKS).all(|_| look() == Some(first)).then_some(first)
     }
 
     /// Whether the block at a place counts as cached, rather than live.

@@ -241,6 +241,16 @@ const HEAP_VARIANTS: &[(&str, &str, &str)] = &[
         "self.inherit(change.at, second, third);",
         "let _ = third;",
     ),
+    (
+        "heap_that_holds_nothing",
+        "            self.hold(change.old[0]);\n        }\n        self.record.open(&change);",
+        "        }\n        self.record.open(&change);",
+    ),
+    (
+        "heap_that_seals_before_it_holds",
+        "            self.hold(change.old[0]);\n        }\n        self.record.open(&change);",
+        "            self.record.open(&change);\n            self.hold(change.old[0]);\n        }\n        self.record.open(&change);",
+    ),
 ];
 
 fn main() {

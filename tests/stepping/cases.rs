@@ -41,6 +41,9 @@ pub struct Case {
     pub is_complete: bool,
     /// Its recoveries are stepped through in `make soak` only: its pool is so large.
     pub is_long: bool,
+    /// After a real kill another goes on with the very block that the dead one's call was about. A child
+    /// is killed at each store of each call; in a short run at some of them.
+    pub is_taken_over: bool,
     /// Other processes, which come before the child.
     pub others: Vec<Other>,
     /// What the child does.
@@ -74,6 +77,7 @@ impl Case {
             kills: 1,
             is_complete: false,
             is_long: false,
+            is_taken_over: false,
             others: Vec::new(),
             act: Box::new(act),
         }
@@ -131,6 +135,11 @@ impl Case {
         self.beside_then(act, |_| ())
     }
 
+    /// Another process uses the pool, and goes on with the child's block when that is dead.
+    fn taken_over(self, act: fn(&mut Stage), then: fn(&mut Stage)) -> Case {
+        Case { is_taken_over: true, ..self.beside_then(act, then) }
+    }
+
     /// Another process uses the pool, and goes on when the child is dead.
     fn beside_then(mut self, act: fn(&mut Stage), then: fn(&mut Stage)) -> Case {
         self.others.push(Other { act, stays: true, then });
@@ -145,6 +154,7 @@ pub fn all() -> Vec<Case> {
         caches(),
         death(),
         survival(),
+        succession(),
         heap(),
         names(),
         resize(),
@@ -781,6 +791,108 @@ fn survival() -> Vec<Case> {
         .after(stock)
         .beside_then(stock, go_on),
     ]
+}
+
+/// Another knows that the child is dead, and goes on with the block that its call was about, before
+/// anybody recovers: uses all that is told to be of it, or frees it, and has it or others anew.
+fn succession() -> Vec<Case> {
+    fn meet(s: &mut Stage) {
+        for size in [16, 48, 96, 256] {
+            let slots = s.get_all([size; 3]);
+            s.put_all(&slots);
+        }
+    }
+    fn meet_shelves(s: &mut Stage) {
+        meet(s);
+        shelve(s);
+    }
+    let ways: [(&str, fn(&mut Stage)); 3] = [
+        ("used", |s| s.use_what_it_had()),
+        ("freed", |s| _ = s.free_what_it_had()),
+        ("had-anew", |s| {
+            if let Some(size) = s.free_what_it_had() {
+                (0..3).for_each(|_| _ = s.make(Call::Malloc { size }));
+            }
+        }),
+    ];
+    let each = |name: &str, new: &dyn Fn() -> Case, meet| {
+        ways.map(|(way, then)| {
+            let case = Case { name: format!("taken-over-{name}-{way}"), ..new() };
+            case.called("taken over").taken_over(meet, then)
+        })
+    };
+    let small = |name, flags, act: fn(&mut Stage)| {
+        let new = || Case::new("", 4 * KIB, act).with(|options| options.flags = flags);
+        each(name, &new, begin)
+    };
+    let cached = |name, act: fn(&mut Stage)| each(name, &|| Case::new("", CACHED, act), meet);
+    let shelved = |name, act: fn(&mut Stage)| {
+        let new = || Case::new("", SHELVED, act).with(|options| options.align = 8).zeroed();
+        each(name, &new, meet_shelves)
+    };
+    let in_place: fn(&mut Stage) = |s| {
+        let [a, _, b] = s.get_all([256, 16, 96]);
+        s.must_step(Call::Realloc { slot: a, size: 104 }); // a rest is left
+        s.must_step(Call::Expand { slot: a, size: 184 }); // part of it
+        s.must_step(Call::Realloc { slot: a, size: 256 }); // all of it
+        s.must_step(Call::Realloc { slot: b, size: 304 }); // above top
+        s.must_step(Call::Realloc { slot: b, size: 48 }); // and back
+        s.must_step(Call::Realloc { slot: a, size: 400 }); // elsewhere
+        s.must_step(Call::Free { slot: a });
+    };
+    let cases = [
+        small("heap", 0, in_place),
+        small("guard", MEMPOOL_GUARD, in_place),
+        small("fill", MEMPOOL_GUARD | MEMPOOL_FILL_FREED, in_place),
+        small("names", 0, |s| {
+            let [a, b, _] = s.get_all([256, 96, 16]);
+            s.bind(a, 0);
+            s.must_step(Call::Realloc { slot: a, size: 100 });
+            s.must_step(Call::Expand { slot: a, size: 200 });
+            s.bind(b, 1);
+            s.must_step(Call::Unbind { name: 1 });
+            s.must_step(Call::Free { slot: b });
+        }),
+        cached("cache", |s| {
+            let [a, b, c, d, _] = s.get_all([48, 96, 256, 5 * KIB, 16]);
+            s.must_step(Call::Realloc { slot: a, size: 96 }); // from one magazine to another
+            s.must_step(Call::Free { slot: a });
+            s.must_step(Call::Realloc { slot: c, size: 48 }); // where it is, and a rest is left
+            s.must_step(Call::Free { slot: c });
+            s.must_step(Call::Realloc { slot: b, size: 3 * KIB }); // from a magazine to the heap
+            s.must_step(Call::Realloc { slot: d, size: 256 }); // where it is, to what is cached
+            s.must_step(Call::Realloc { slot: b, size: 96 });
+            s.must_step(Call::FreeSized { slot: b, size: 96 });
+        }),
+        cached("full-cache", |s| {
+            // There is no room in the magazine, and more and more is made.
+            let slots: Vec<usize> = (0..70).map(|_| s.get(48)).collect();
+            for some in slots.chunks(7) {
+                s.put_all(&some[1..]);
+                s.must_step(Call::Free { slot: some[0] });
+            }
+        }),
+        cached("scarce", |s| {
+            // Magazines are given back, and blocks go to the heap at once.
+            let slots: Vec<usize> = (0..60).map(|_| s.get(96)).collect();
+            let [a, b, _] = s.get_all([48, 256, 256]);
+            s.exhaust_heap(&[8 * KIB, KIB]);
+            s.must_step(Call::Free { slot: a });
+            s.put_all(&slots[1..40]);
+            s.must_step(Call::Free { slot: slots[0] });
+            s.must_step(Call::Realloc { slot: b, size: 96 });
+            s.must_step(Call::Free { slot: b });
+        }),
+        shelved("shelf", |s| {
+            shelve(s);
+            let [a, b] = s.get_all([WIDE, 256]);
+            s.must_step(Call::Realloc { slot: b, size: WIDE }); // from a magazine to the shelf's
+            s.must_step(Call::Free { slot: a });
+            s.must_step(Call::Realloc { slot: b, size: 256 });
+            s.must_step(Call::Free { slot: b });
+        }),
+    ];
+    cases.into_iter().flatten().collect()
 }
 
 /// Pools come to be.

@@ -142,8 +142,8 @@ fn play(
 fn nothing_is_lost_by_a_kill_at_any_instruction() {
     let report = Mutex::new(Report::default());
     let extent = match soak() {
-        None => Extent { complete: false, kills_max: 4 },
-        Some(_) => Extent { complete: true, kills_max: 40 },
+        None => Extent { complete: false, kills_max: 4, stores_per_kill: 4 },
+        Some(_) => Extent { complete: true, kills_max: 40, stores_per_kill: 1 },
     };
     if let Ok(wanted) = std::env::var("MEMPOOL_STEPPING") {
         let mut parts = wanted.split('/');
@@ -151,6 +151,7 @@ fn nothing_is_lost_by_a_kill_at_any_instruction() {
         let mut number = || parts.next().map(|text| text.parse().expect("a number"));
         let only = Only { call: number().map(|call: u64| call as usize), point: number() };
         let case = Mutex::new(Some(cases::named(name).expect("a case of this name")));
+        let extent = Extent { stores_per_kill: 1, ..extent };
         play(|| case.lock().expect("no walker failed").take(), extent, only, &report);
         return print!("{}", report.into_inner().expect("no walker failed"));
     }

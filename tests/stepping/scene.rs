@@ -111,6 +111,14 @@ pub enum Effect {
 }
 
 impl Call {
+    /// The block that it is about, if that may end or become another by it.
+    pub fn slot(self) -> Option<usize> {
+        match self.effect() {
+            Effect::Removes { slot } | Effect::Replaces { slot, .. } => Some(slot),
+            _ => None,
+        }
+    }
+
     fn effect(self) -> Effect {
         let adds = |size| Effect::Adds { size, alignment: 1, filled: None };
         match self {

@@ -208,6 +208,31 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// After the death of one inside a call: the block that the call was about, if it is there.
+    fn what_it_had(&self) -> Option<(usize, Known)> {
+        let slot = self.scene().call.slot()?;
+        Some((slot, self.scene().known[slot])).filter(|(_, known)| known.size > 0)
+    }
+
+    /// Uses all of the block that a dead one's call was about, if that is one. If it is none it must be
+    /// refused.
+    pub fn use_what_it_had(&mut self) {
+        let Some((slot, Known { offset, .. })) = self.what_it_had() else { return };
+        if self.pool.usable_size(self.pool.pointer(offset)) > 0 {
+            self.scene().known[slot] = self.hold(offset);
+        } else {
+            self.make(Call::Free { slot });
+            assert!(self.scene().known[slot].size > 0, "it is live, and has no bytes");
+        }
+    }
+
+    /// Frees the block that a dead one's call was about, if that is one; its size.
+    pub fn free_what_it_had(&mut self) -> Option<usize> {
+        let (slot, Known { size, .. }) = self.what_it_had()?;
+        self.make(Call::Free { slot });
+        Some(size as usize)
+    }
+
     fn first_word(&self) -> u64 {
         let bytes = self.place.memory.bytes(0, 8);
         u64::from_ne_bytes(bytes.try_into().expect("eight bytes"))

@@ -32,6 +32,8 @@ pub struct Extent {
     pub complete: bool,
     /// At most so many points of a case at which a child is killed for real.
     pub kills_max: u64,
+    /// Of so many stores one, where each is one to be killed at.
+    pub stores_per_kill: usize,
 }
 
 /// Only this, to look at one failure: a call of the case by its number, and an instruction of it.
@@ -294,6 +296,21 @@ impl<'r> Walker<'r> {
     ) -> Result<(), String> {
         let played: Vec<usize> = (0..calls.len()).filter(|&call| calls[call].points > 0).collect();
         let total: u64 = calls.iter().map(|call| call.points).sum();
+        let by_kill =
+            |call| move |wrong: Wrong| format!("{} (by a real kill)", wrong.of(case, call));
+        if case.is_taken_over && self.only.point.is_none() {
+            for &call in &played {
+                let Played { row, changes, .. } = &calls[call];
+                for &point in changes {
+                    if self.random.below(self.extent.stores_per_kill) > 0 {
+                        continue;
+                    }
+                    self.kill(case, memory, board, call, point).map_err(by_kill(call))?;
+                    self.count(row, &Figures { kills: 1, ..Figures::default() });
+                }
+            }
+            return Ok(());
+        }
         let kills = match self.only.point {
             Some(_) => 1,
             None => (total / KILL_EVERY).clamp(1, self.extent.kills_max * case.kills),
@@ -307,8 +324,7 @@ impl<'r> Walker<'r> {
                 None if kill % 2 == 0 => self.random.next() % points,
                 None => changes[self.random.below(changes.len())],
             };
-            let killed = self.kill(case, memory, board, call, point);
-            killed.map_err(|wrong| format!("{} (by a real kill)", wrong.of(case, call)))?;
+            self.kill(case, memory, board, call, point).map_err(by_kill(call))?;
             self.count(row, &Figures { kills: 1, ..Figures::default() });
         }
         Ok(())
@@ -358,7 +374,8 @@ impl<'r> Walker<'r> {
             )));
         }
         // Perhaps a survivor dies too; and whoever is there goes on before anybody recovers.
-        if self.random.below(2) == 0 && theatre.goes_on() {
+        let goes_on = theatre.goes_on() && !case.is_taken_over;
+        if self.random.below(2) == 0 && goes_on {
             self.kill_survivor(&theatre)?;
         }
         theatre.go_on();
@@ -368,6 +385,10 @@ impl<'r> Walker<'r> {
         })?;
         let answers = self.court.answers()?;
         let [foretold, found] = [answers[0].1, answers[1].1];
+        if case.is_taken_over {
+            // What was foretold is another block's by now.
+            return Ok(());
+        }
         // What the living cache is another thing by now, if they went on.
         let cached = if theatre.goes_on() { None } else { found.cached };
         if !foretold.agrees(&Verdict { cached, ..found }) {

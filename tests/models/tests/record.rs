@@ -103,6 +103,8 @@ macro_rules! protocol {
                 while let Some((state, size)) = heap.block(at) {
                     let inside = heap.map().next_start(at + 1, at + size);
                     assert_eq!(inside, None, "nothing starts inside a block");
+                    // Held by one who died before it sealed, or after: whoever frees it takes the lock.
+                    let state = if state == State::Held { State::Live } else { state };
                     blocks.push((at, state, size));
                     at += size;
                 }
@@ -224,6 +226,15 @@ macro_rules! protocol {
             told
         }
 
+        /// Those of these blocks that the map shows as live, and in no call's hands.
+        fn in_no_hands(pool: &Pool, seen: &Seen) -> Vec<(u32, State, u32)> {
+            let is_live = |&&(start, state, size): &&(u32, State, u32)| {
+                let shown = pool.heap().map().read(start, pool.geometry.granules);
+                state == State::Live && shown == Some(Entry { state, size })
+            };
+            seen.blocks.iter().filter(is_live).copied().collect()
+        }
+
         /// What a change may be: made from the blocks that are there, ended by its last store.
         type Call = fn(&Pool, &[u32]);
 
@@ -264,8 +275,12 @@ macro_rules! protocol {
                     break;
                 }
                 let cut = pool.bytes.clone();
+                // Others may go on with these before anybody recovers, and take no lock.
+                let live = in_no_hands(pool, &before);
                 pool.recover();
                 let first = pool.seen();
+                let is_kept = |block| after.blocks.is_empty() || first.blocks.contains(block);
+                assert!(live.iter().all(is_kept), "{stores} stores: {live:?}, then {first:?}");
                 assert!(
                     first == before || first == after,
                     "{stores} stores: between {before:?} and {after:?}: {first:?}"
@@ -937,4 +952,6 @@ fails! {
     heap_that_enters_before_it_seals: names, "an entry is in one place";
     heap_that_leaves_marks: names, "stores";
     heap_with_no_heirs: names, "an entry is in one place";
+    heap_that_holds_nothing: frees_and_resizes, ", then ";
+    heap_that_seals_before_it_holds: frees_and_resizes, ", then ";
 }
