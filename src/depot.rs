@@ -188,6 +188,13 @@ impl<'a> Depot<'a> {
         self.region.store8(self.count_at(magazine), count as u8);
     }
 
+    /// Makes a count of more blocks than fit that of as many as do.
+    pub fn mend_count(&self, magazine: u32) {
+        if u32::from(self.region.load8(self.count_at(magazine))) > MAGAZINE_ITEMS {
+            self.set_count(magazine, MAGAZINE_ITEMS);
+        }
+    }
+
     /// The granule of one of its blocks, or of the one behind the last; None if there is none.
     pub fn item(&self, magazine: u32, index: u32) -> Option<u32> {
         if index >= MAGAZINE_ITEMS {

@@ -98,8 +98,10 @@ impl Handle {
                         Some((granule, (State::Taken, size))) if size == class::size(class) => {
                             self.locked(|heap| Ok(heap.map().put_back(granule, size)))?;
                         }
-                        // He has just found out.
-                        Some((_, (State::Cached, size))) if size == class::size(class) => {}
+                        // He has just found out. Or the count was of more than there can be.
+                        Some((_, (State::Cached, size))) if size == class::size(class) => {
+                            depot.mend_count(magazine);
+                        }
                         // Somebody freed a block twice at once, or wrote where he should not.
                         _ => {
                             self.count(RECOVERIES_OFFSET);

@@ -109,14 +109,11 @@ impl Handle {
         Ok(None)
     }
 
-    /// Makes a block cached that is in this thread's grip, or in nobody's, and that one has left as taken who
-    /// looked whose it was, and died. For who has the lock: nobody looks now.
+    /// Makes a block cached that is in this thread's grip, and that one has left as taken who looked whose it
+    /// was, and died. For who has the lock: nobody looks now.
     fn put_back_left(&self, place: Place) -> Result<()> {
-        let is_left = self.heap().map().state(place.granule) == Some(State::Taken);
-        fence(SeqCst);
-        // Nobody else has taken it off another place, nor off this one since.
-        let stays = self.shelves().place(place.wide, place.at) == Some(place);
-        if is_left && stays && self.shelves().elsewhere(place).is_none() {
+        // Unless another has taken it off another place, where damage has put it.
+        if self.shelves().elsewhere(place).is_none() {
             self.heap().map().put_back(place.granule, place.size());
         }
         Ok(())
@@ -187,10 +184,22 @@ impl Handle {
         }
         let place = self.shelves().let_go(place);
         if heap.map().state(granule) == Some(State::Taken) {
-            // Another has it already, or one looks whose it is.
-            let _ = self.locked(|_| self.put_back_left(place));
+            // Another has it already, or one looks whose it is, or has died over that.
+            self.look_again(place, token);
         }
         Ok(true)
+    }
+
+    /// Makes the block at a place in nobody's grip cached, if one has left it as taken.
+    pub(super) fn look_again(&self, place: Place, token: u32) {
+        // It is on its shelf, whatever becomes of this.
+        let _ = self.locked(|_| {
+            // In a grip it stays where it is.
+            let Some(mine) = self.shelves().pass(place, Grip::of(token)) else { return Ok(()) };
+            self.put_back_left(mine)?;
+            self.shelves().let_go(mine);
+            Ok(())
+        });
     }
 
     /// Counts what a thread puts on a shelf; false if there is no room for it.
@@ -265,6 +274,8 @@ impl Handle {
         let Place { granule, .. } = place;
         let size = place.size();
         if heap.has(granule, State::Cached, size) && heap.map().take(granule, size) {
+            let _ = heap.take_back(granule, Taker::NONE);
+        } else if let Some(None) = self.left_taken(heap, place) {
             let _ = heap.take_back(granule, Taker::NONE);
         } else {
             // What is no cached block is not ours to free.

@@ -393,3 +393,40 @@ fn what_a_living_one_is_taking_off_a_shelf_is_given_back_by_nobody() {
     cleared.expect("a lock");
     assert_eq!(state(pool, granule), Some(State::Taken));
 }
+
+/// One looks again at what he put on a shelf, while another takes it and puts it to the same place, all the
+/// while.
+#[test]
+fn what_a_living_one_takes_is_not_made_cached_by_who_put_it_there() {
+    let (pool, block) = shelved();
+    let granule = granule(pool, block);
+    let size = size(pool, granule);
+    let stop = AtomicBool::new(false);
+    let (tell, told) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let living = scope.spawn(|| {
+            assert!(pool.put_shelved(granule).expect("a lock"));
+            let place = pool.shelves().all().find(|place| place.granule == granule);
+            tell.send(place.expect("it is there")).expect("somebody waits");
+            while !stop.load(SeqCst) {
+                let taken = pool.take_shelved(size).expect("a lock");
+                let Some(taken) = taken else { continue };
+                let block = pool.deliver_shelved(taken);
+                let taken = pool.granule(block.as_ptr()).expect("a block");
+                assert_eq!(state(pool, taken), Some(State::Live), "it is its owner's");
+                assert!(pool.put_shelved(taken).expect("a lock"));
+            }
+        });
+        let (mine, place) = (token(pool), told.recv().expect("it begins"));
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(2) && !living.is_finished() {
+            if state(pool, granule) == Some(State::Taken) {
+                pool.look_again(place, mine);
+            }
+        }
+        stop.store(true, SeqCst);
+        living.join().expect("all is well");
+    });
+    assert_eq!(state(pool, granule), Some(State::Cached));
+    pool.check().expect("whole");
+}
