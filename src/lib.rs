@@ -135,7 +135,8 @@
 //!
 //! - **granule**: `align` bytes, the unit of all sizes.
 //! - **block**: a run of granules; *live* when a caller holds it, *cached* when a magazine does,
-//!   *free* otherwise.
+//!   *free* otherwise. A live one is *held* while a call under the lock ends or resizes it; *taken* is
+//!   one that is cached no more and nobody's yet.
 //! - **start, digit**: a map byte that begins a block; any other map byte.
 //! - **region**: the bytes of the buffer that the pool uses. **Residue**: what is left of its address
 //!   when that is divided by a granule; the same in each mapping.

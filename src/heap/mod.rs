@@ -521,15 +521,15 @@ impl Heap {
         while let Some(block) = self.map.read(at, top) {
             self.show_progress();
             match block.state {
-                State::Cached => counts.live_count += 1,
-                state if state.is_live() => counts.live_count += 1,
+                State::Live | State::Held | State::Taken | State::Cached => counts.live_count += 1,
+                State::Named | State::Renamed => counts.live_count += 1,
                 State::Free => {
                     counts.add_free(block.size);
                     // Cannot lie: every link so far was made in this loop.
                     let _ = self.bins.link((at, block.size));
                 }
                 State::Loose => counts.add_loose(1, block.size),
-                _ => meta += block.size,
+                State::Meta => meta += block.size,
             }
             at += block.size;
         }
@@ -697,8 +697,8 @@ impl Heap {
 
     /// Whether a change was made to its end, and the block has been its owner's since, whoever that is.
     fn is_over(&self, change: &Change) -> bool {
-        let is_held = !change.new[0].state.is_bound();
-        change.kind == Kind::Resize && is_held && self.map.state(change.at) != Some(State::Held)
+        let holds = change.kind == Kind::Resize && !change.new[0].state.is_bound();
+        holds && self.map.state(change.at) != Some(State::Held)
     }
 
     /// Brings the map and `top` to what a change says; how many blocks became loose.

@@ -271,12 +271,8 @@ impl Handle {
     fn return_place(&self, heap: &Heap, place: Place) -> bool {
         let Some(place) = self.shelves().pass(place, Grip::HOLDER) else { return false };
         self.depot().discharge(place.size());
-        let Place { granule, .. } = place;
-        let size = place.size();
-        if heap.has(granule, State::Cached, size) && heap.map().take(granule, size) {
-            let _ = heap.take_back(granule, Taker::NONE);
-        } else if let Some(None) = self.left_taken(heap, place) {
-            let _ = heap.take_back(granule, Taker::NONE);
+        if self.takes(heap, place) || self.left_taken(heap, place) == Some(None) {
+            let _ = heap.take_back(place.granule, Taker::NONE);
         } else {
             // What is no cached block is not ours to free.
             self.count(RECOVERIES_OFFSET);
@@ -334,25 +330,26 @@ impl Handle {
     /// taken. Then its place is empty. One that is free is so already; one that is live, or somewhere else
     /// on its shelf, is its owner's, whoever that is by now. O(places).
     fn finish_place(&self, heap: &Heap, place: Place) {
-        let Place { granule, .. } = place;
-        let (map, size) = (heap.map(), place.size());
-        if heap.has(granule, State::Cached, size) && map.take(granule, size) {
-            // From here on it stays where it is.
-            if self.shelves().elsewhere(place).is_some() {
-                map.put_back(granule, size);
-            } else {
-                let _ = heap.take_back(granule, Taker::NONE);
-            }
+        let is_taken = self.takes(heap, place);
+        let elsewhere = if is_taken {
+            Some(self.shelves().elsewhere(place))
         } else {
-            match self.left_taken(heap, place) {
-                Some(None) => drop(heap.take_back(granule, Taker::NONE)),
-                Some(Some(other)) if other.grip == Grip::NONE => {
-                    map.put_back(granule, size);
-                }
-                _ => {}
+            self.left_taken(heap, place)
+        };
+        match elsewhere {
+            Some(None) => drop(heap.take_back(place.granule, Taker::NONE)),
+            Some(Some(other)) if is_taken || other.grip == Grip::NONE => {
+                heap.map().put_back(place.granule, place.size());
             }
+            _ => {}
         }
         self.shelves().clear(place);
+    }
+
+    /// Makes the cached block at a place taken: from here on it stays where it is. False if it is none.
+    fn takes(&self, heap: &Heap, place: Place) -> bool {
+        let (granule, size) = (place.granule, place.size());
+        heap.has(granule, State::Cached, size) && heap.map().take(granule, size)
     }
 
     /// If a block stays taken: at which other place it stays meanwhile. Its taker died, or who was looking

@@ -72,6 +72,15 @@ fn number(pool: &Pool) -> u32 {
     cache::number(token(pool))
 }
 
+/// Does something under the lock.
+fn locked(pool: &Pool, act: impl FnOnce(&Heap)) {
+    let done = pool.locked(|heap| {
+        act(heap);
+        Ok(())
+    });
+    done.expect("a lock");
+}
+
 /// The first store of a free: names the block behind the last of the magazine; this one and its class.
 fn begin_free(pool: &Pool, granule: u32) -> (u32, u8) {
     let class = pool.heap().map().live_class(granule).expect("a class");
@@ -123,13 +132,8 @@ fn two_die(is_second_first: bool) {
     go_on.send(old).expect("it waits");
     let (new, two) = told.recv().expect("it dies, too");
     assert_eq!(two < one, is_second_first);
-    let recovered = pool.locked(|heap| {
-        for cache in [one.min(two), one.max(two)] {
-            pool.recover_cache(heap, cache, Death::Anywhere);
-        }
-        Ok(())
-    });
-    recovered.expect("a lock");
+    recover(pool, one.min(two));
+    recover(pool, one.max(two));
     let lives = [old, new].map(|granule| state(pool, granule).is_some_and(State::is_live));
     assert_eq!(lives, [false, true], "it was moved");
     pool.check().expect("whole");
@@ -162,11 +166,7 @@ fn cleans_up(pool: &Pool, block: usize, get: impl Fn() -> usize + Sync, clean: i
         });
         let (start, mut cleanings) = (Instant::now(), 0);
         while cleanings < CLEANINGS && start.elapsed() < LIMIT && !living.is_finished() {
-            let cleaned = pool.locked(|heap| {
-                clean(heap);
-                Ok(())
-            });
-            cleaned.expect("a lock");
+            locked(pool, &clean);
             cleanings += 1;
             (0..300).for_each(|_| std::hint::spin_loop());
         }
@@ -255,11 +255,7 @@ fn what_was_looked_at_by_one_who_died_stays_its_owners() {
         let place = pool.shelves().put(wide, granule, dead).expect("room");
         pool.shelves().pass(place, Grip::HOLDER).expect("it is there");
         assert!(pool.heap().map().take(granule, size));
-        let recovered = pool.locked(|heap| {
-            pool.recover_holder(heap);
-            Ok(())
-        });
-        recovered.expect("a lock");
+        locked(pool, |heap| pool.recover_holder(heap));
     };
     // Where nobody is at it.
     assert!(pool.put_shelved(granule).expect("a lock"));
@@ -296,23 +292,17 @@ fn size(pool: &Pool, granule: u32) -> u32 {
 }
 
 fn recover(pool: &Pool, cache: u32) {
-    let recovered = pool.locked(|heap| {
-        pool.recover_cache(heap, cache, Death::Anywhere);
-        Ok(())
-    });
-    recovered.expect("a lock");
+    locked(pool, |heap| pool.recover_cache(heap, cache, Death::Anywhere));
 }
 
 /// Makes a change, and leaves its record as one would who died before he struck it out.
 fn dies_before_the_end(pool: &Pool, change: impl Fn(&Heap)) {
     let at = pool.geometry.header + RECORD_OFFSET;
     let mut seal = 0;
-    let changed = pool.locked(|heap| {
+    locked(pool, |heap| {
         change(heap);
         seal = pool.region.load32(at);
-        Ok(())
     });
-    changed.expect("a lock");
     pool.region.store32(at, seal);
 }
 
@@ -386,11 +376,7 @@ fn what_a_living_one_is_taking_off_a_shelf_is_given_back_by_nobody() {
     // At another place too, where it lies for anybody, for all that can be seen.
     let place = pool.shelves().put(wide, granule, token).expect("room");
     pool.shelves().let_go(place);
-    let cleared = pool.locked(|heap| {
-        pool.clear_shelves(heap);
-        Ok(())
-    });
-    cleared.expect("a lock");
+    locked(pool, |heap| pool.clear_shelves(heap));
     assert_eq!(state(pool, granule), Some(State::Taken));
 }
 
