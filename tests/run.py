@@ -32,10 +32,26 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
 LIMIT_S = 1200
 
 
+# What a failed test said is shown again at the end: so many lines of it, from its start and from its end.
+SAID_LINES = 60
+
+
+@dataclass
+class Failure:
+    test: str
+    said: list = field(default_factory=list)  # lines
+
+    def __str__(self):
+        said = self.said
+        if len(said) > 2 * SAID_LINES:
+            said = [*said[:SAID_LINES], f"[{len(said) - 2 * SAID_LINES} lines]", *said[-SAID_LINES:]]
+        return "\n".join([f"failed: {self.test}", *(f"said: {line}" for line in said)])
+
+
 @dataclass
 class Count:
     passed: int = 0
-    failed: list = field(default_factory=list)  # names
+    failed: list = field(default_factory=list)  # Failures
     skipped: list = field(default_factory=list)  # "name: cause"
 
 
@@ -54,6 +70,7 @@ def count_cargo(lines, _report):
     """Adds up what libtest says, program by program; the ABI test is a program that counts its comparisons itself."""
     count = Count()
     failed = 0
+    said = sections(lines)
     for line in lines:
         if result := re.match(r"test result: \w+\. (\d+) passed; (\d+) failed;", line):
             count.passed += int(result[1])
@@ -61,12 +78,25 @@ def count_cargo(lines, _report):
         elif re.match(r"PASSED \d+ tests$", line):
             count.passed += 1
         elif result := re.match(r"test (.+) \.\.\. FAILED$", line):
-            count.failed.append(result[1])
+            count.failed.append(Failure(result[1], said.get(result[1], [])))
         elif result := re.match(r"test (.+) \.\.\. ignored(?:, (.+))?$", line):
             count.skipped.append(f"{result[1]}: {result[2] or 'NO CAUSE GIVEN'}")
     # Of a test that prints in between the name is not known.
-    count.failed += ["a test"] * (failed - len(count.failed))
+    count.failed += [Failure("a test")] * (failed - len(count.failed))
     return count
+
+
+def sections(lines):
+    """What libtest repeats of each failed test, by its name."""
+    said, section = {}, None
+    for line in lines:
+        if result := re.match(r"---- (.+) stdout ----$", line):
+            section = said[result[1]] = []
+        elif line in ("failures:", "successes:"):
+            section = None
+        elif section is not None:
+            section.append(line)
+    return said
 
 
 def count_pytest(_lines, report):
@@ -74,8 +104,9 @@ def count_pytest(_lines, report):
     count = Count()
     for case in ElementTree.parse(report).iter("testcase"):
         skip = case.find("skipped")
-        if case.find("failure") is not None or case.find("error") is not None:
-            count.failed.append(case.get("name"))
+        ends = [end for word in ("failure", "error") if (end := case.find(word)) is not None]
+        if ends:
+            count.failed.append(Failure(case.get("name"), (ends[0].text or "").splitlines()))
         elif skip is not None:
             count.skipped.append(f"{case.get('name')}: {skip.get('message')}")
         else:
@@ -86,7 +117,7 @@ def count_pytest(_lines, report):
 def count_fuzz(lines, _report):
     """A fuzz target that found nothing counts as one test."""
     ends = [match.groups() for line in lines if (match := re.match(r"fuzz (\w+): (passed|failed),", line))]
-    failed = [name for name, end in ends if end == "failed"]
+    failed = [Failure(name, lines) for name, end in ends if end == "failed"]
     return Count(passed=len(ends) - len(failed), failed=failed)
 
 
@@ -202,7 +233,7 @@ def run(runner, env, limit_s):
         count = Count()
     silent = not (count.passed or count.failed or count.skipped)
     if silent or (status != 0 and not count.failed):
-        count.failed.append(f"exit status {status}, and no failed test named")
+        count.failed.append(Failure(f"exit status {status}, and no failed test named", lines[-SAID_LINES:]))
     return runner.name, count, time.monotonic() - began
 
 
@@ -251,7 +282,7 @@ def main():
     total = Count()
     for name, count, _ in table:
         total.passed += count.passed
-        total.failed += [f"{name}: {test}" for test in count.failed]
+        total.failed += [Failure(f"{name}: {failure.test}", failure.said) for failure in count.failed]
         total.skipped += count.skipped
 
     width = max(len(name) for name, _, _ in table)
@@ -261,7 +292,7 @@ def main():
     for skip in total.skipped:
         print(f"skipped: {skip}")
     for failure in total.failed:
-        print(f"failed: {failure}")
+        print(failure)
     print(f"{total.passed} passed, {len(total.failed)} failed, {len(total.skipped)} skipped", flush=True)
     return 1 if total.failed or (total.skipped and os.environ.get("CI") == "true") else 0
 
