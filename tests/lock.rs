@@ -398,14 +398,15 @@ fn who_goes_first_and_does_not_come_is_forgotten() {
         let pool = shared.pool;
         for first in [1, dead(), thread(sleep_long), gettid(), TID_MASK, 1 << 30, 1 << 31, u32::MAX]
         {
-            let start = Instant::now();
-            for _ in 0..20 {
+            let mut delays = [(); 21].map(|()| {
+                let start = Instant::now();
                 shared.memory.bytes_mut(FIRST_OFFSET, 4).copy_from_slice(&first.to_ne_bytes());
                 pool.free(pool.malloc(100).expect("malloc")).expect("free");
                 assert_eq!(shared.memory.bytes(FIRST_OFFSET, 4), [0; 4]);
-            }
-            let each = start.elapsed() / 20;
-            assert!(each < Duration::from_millis(100), "{first:#x}: {each:?}");
+                start.elapsed()
+            });
+            delays.sort(); // single ones may be the machine's
+            assert!(delays[10] < Duration::from_millis(100), "{first:#x}: {delays:?}");
         }
         assert_eq!(pool.stats().recoveries, 0);
     });
