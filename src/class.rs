@@ -20,15 +20,26 @@ pub const LARGEST: u32 = 4096;
 
 const _: () = assert!(size(COUNT - 1) == LARGEST);
 
+/// The sizes of all; for what is no class, too, so that nothing is compared, and never 0.
+static SIZES: [u16; 256] = {
+    let mut sizes = [LARGEST as u16; 256];
+    let mut class = 0;
+    while class < COUNT as usize {
+        sizes[class] = if class < LINEAR as usize {
+            class as u16 + 1
+        } else {
+            let step = class as u16 - LINEAR as u16;
+            let base = (LINEAR as u16) << (step / 8);
+            base + (base / 8) * (step % 8 + 1)
+        };
+        class += 1;
+    }
+    sizes
+};
+
 /// The size of a class.
 pub const fn size(class: u8) -> u32 {
-    let class = class as u32;
-    if class < LINEAR {
-        return class + 1;
-    }
-    let step = class - LINEAR;
-    let base = LINEAR << (step / 8);
-    base + (base / 8) * (step % 8 + 1)
+    SIZES[class as usize] as u32
 }
 
 /// The smallest class of at least this size, for sizes from 1 to [`LARGEST`].

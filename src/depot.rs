@@ -250,7 +250,7 @@ impl<'a> Depot<'a> {
 
     /// Counts so many granules more as the hoard's, if `spare` are left then. For anybody.
     pub fn charge(&self, granules: u32, spare: u32) -> bool {
-        let most = self.geometry.hoard_max().saturating_sub(spare);
+        let most = self.geometry.hoard_max.saturating_sub(spare);
         let more = |hoard: u32| hoard.checked_add(granules).filter(|&hoard| hoard <= most);
         let word = self.region.word32(self.geometry.word(HOARD));
         word.is_some_and(|word| word.fetch_update(Relaxed, Relaxed, more).is_ok())
@@ -266,7 +266,7 @@ impl<'a> Depot<'a> {
 
     /// Granules that the hoard may still grow by.
     pub fn room(&self) -> u32 {
-        self.geometry.hoard_max().saturating_sub(self.get(HOARD))
+        self.geometry.hoard_max.saturating_sub(self.get(HOARD))
     }
 
     /// Granules that a magazine of the class is counted for when it may hold so many blocks.

@@ -200,6 +200,8 @@ pub struct Geometry {
     pub bin_count: u32,
     /// Offset of the depot.
     pub depot: usize,
+    /// The most granules that caches and depot may hold together.
+    pub hoard_max: u32,
     /// How many thread caches there can be.
     pub caches: u32,
     /// Offset of the first.
@@ -263,6 +265,7 @@ impl Geometry {
             bin_log2: 0,
             bin_count: 0,
             depot: 0,
+            hoard_max: 0,
             caches: 0,
             cache: 0,
             shelves: 0,
@@ -336,6 +339,7 @@ impl Geometry {
     /// How many thread caches and magazines the pool can have.
     fn reserve(&mut self) {
         let region = self.end.saturating_sub(self.start);
+        self.hoard_max = ((region / HOARD_SHARE) >> self.align_log2).min(u32::MAX as usize) as u32;
         if self.has(options::OWNER_TAGS) {
             self.owners =
                 (region / OWNERS_SHARE / OWNER_BYTES).clamp(OWNERS_MIN, OWNERS_MAX) as u32;
@@ -369,13 +373,7 @@ impl Geometry {
     }
 
     fn suits_a_shelf(&self, wide: u8) -> bool {
-        self.caches > 0 && class::wide_size(wide) <= self.hoard_max() / SHELF_SHARE
-    }
-
-    /// The most granules that caches and depot may hold together.
-    pub fn hoard_max(&self) -> u32 {
-        let bytes = (self.end - self.start) / HOARD_SHARE;
-        (bytes >> self.align_log2).min(u32::MAX as usize) as u32
+        self.caches > 0 && class::wide_size(wide) <= self.hoard_max / SHELF_SHARE
     }
 
     /// How many blocks of a class a magazine takes at most: fewer of larger ones; 0 if the class
@@ -384,19 +382,19 @@ impl Geometry {
         if !self.is_cached(class) {
             return 0;
         }
-        (self.hoard_max() / MAGAZINE_SHARE / class::size(class)).min(MAGAZINE_ITEMS)
+        (self.hoard_max / MAGAZINE_SHARE / class::size(class)).min(MAGAZINE_ITEMS)
     }
 
     /// Whether a magazine may take so many blocks of a class. Without a division.
     pub fn has_rounds(&self, class: u8, rounds: u32) -> bool {
         self.is_cached(class)
             && rounds <= MAGAZINE_ITEMS
-            && rounds * class::size(class) <= self.hoard_max() / MAGAZINE_SHARE
+            && rounds * class::size(class) <= self.hoard_max / MAGAZINE_SHARE
     }
 
     /// Whether blocks of a class are cached: two at least fit into a magazine.
     pub fn is_cached(&self, class: u8) -> bool {
-        self.caches > 0 && 2 * class::size(class) <= self.hoard_max() / MAGAZINE_SHARE
+        self.caches > 0 && 2 * class::size(class) <= self.hoard_max / MAGAZINE_SHARE
     }
 
     /// The wide class of blocks for so many granules, if it has a shelf.

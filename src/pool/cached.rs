@@ -322,8 +322,8 @@ impl Handle {
     /// into the hoard. If there are too many threads for that, two as long as half of it is free, then 0.
     fn rounds_max(&self, class: u8) -> u32 {
         let threads = self.caches().known().max(1);
-        let rounds = self.geometry.hoard_max() / SET / (threads * class::size(class));
-        if rounds == 0 && self.depot().room() < self.geometry.hoard_max() / 2 {
+        let rounds = self.geometry.hoard_max / SET / (threads * class::size(class));
+        if rounds == 0 && self.depot().room() < self.geometry.hoard_max / 2 {
             return 0;
         }
         rounds.max(2).min(self.geometry.rounds_max(class))
@@ -366,7 +366,7 @@ impl Handle {
         let replaces = local.previous(region, geometry, class).is_some();
         let may = || {
             if replaces {
-                share.saturating_add(geometry.hoard_max() / RESERVE) <= depot.room()
+                share.saturating_add(geometry.hoard_max / RESERVE) <= depot.room()
             } else {
                 self.may_have(local, share)
             }

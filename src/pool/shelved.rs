@@ -218,7 +218,7 @@ impl Handle {
 
     fn charge(&self, local: &Local, size: u32) -> bool {
         let credit = local.credit.get();
-        let spare = self.geometry.hoard_max() / RESERVE;
+        let spare = self.geometry.hoard_max / RESERVE;
         let more = size.saturating_sub(credit);
         let is_paid = more == 0 || self.depot().charge(more, spare);
         if is_paid {
@@ -231,7 +231,7 @@ impl Handle {
     fn earn(&self, local: &Local, size: u32) {
         let credit = local.credit.get().saturating_add(size);
         let threads = self.caches().known().max(1).next_power_of_two();
-        let most = (self.geometry.hoard_max() / CREDIT) >> threads.ilog2();
+        let most = (self.geometry.hoard_max / CREDIT) >> threads.ilog2();
         let kept = if credit > most { most / 2 } else { credit };
         if kept < credit {
             self.depot().discharge(credit - kept);
@@ -311,7 +311,7 @@ impl Handle {
     /// Counts the hoard anew. As much as threads may have as their credit counts as theirs: so what
     /// they put on shelves without counting is in it.
     pub(super) fn recount(&self) {
-        let credit = if self.shelves().are_used() { self.geometry.hoard_max() / CREDIT } else { 0 };
+        let credit = if self.shelves().are_used() { self.geometry.hoard_max / CREDIT } else { 0 };
         let shelved = self.shelves().all().map(|place| place.size());
         self.depot().recount(shelved.fold(credit, u32::saturating_add));
     }

@@ -19,7 +19,7 @@ impl World {
         let bytes = self.buffer.bytes();
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four"));
         let known = word(geometry.word(KNOWN));
-        assert!(known <= geometry.magazines && word(geometry.word(HOARD)) <= geometry.hoard_max());
+        assert!(known <= geometry.magazines && word(geometry.word(HOARD)) <= geometry.hoard_max);
         for magazine in 0..known {
             let at = geometry.magazine_at(magazine);
             let [count, rounds] = [COUNT_AT, ROUNDS_AT].map(|place| bytes[at + place]);

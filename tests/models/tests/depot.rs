@@ -425,7 +425,7 @@ fn a_burier_dies(steps: u32) -> bool {
         assert!(bound.iter().all(is_in_order), "{bound:?}");
         let hoard: u32 =
             bound.iter().map(|b| Depot::share(CLASS, depot.rounds(b.magazine, CLASS))).sum();
-        assert_eq!(depot.room(), pool.geometry.hoard_max() - hoard, "what is bound is counted");
+        assert_eq!(depot.room(), pool.geometry.hoard_max - hoard, "what is bound is counted");
         // Given but on no stack, since its giver died: found by who goes through all.
         let stacked = pool.stacked(Stack::Full);
         let left = depot.bound().filter(|bound| bound.owner == Owner::Depot(CLASS)).count();
