@@ -23,7 +23,7 @@ PROFILES = TARGET / "profiles"
 # The core is all but the C face, whose functions are a line or two around the core's.
 FACE = {"capi.rs", "abi.rs"}
 # The models run copies of the sources, and count for themselves.
-TESTS = ["--workspace", "--exclude", "models"]
+TESTS = ["--workspace", "--exclude", "models", "--features", "mempool/allocator-api2"]
 
 
 def output(*command):
@@ -134,6 +134,8 @@ def report(counts):
     total = {"the core": [0, 0], "the C face": [0, 0]}
     print(f"\n{'file':24} {'lines':>6} {'missed':>6} {'covered':>8}  not executed")
     for path, lines in sorted(counts.items()):
+        if path.name == "tests.rs":
+            continue
         lines = without_tests(path, lines)
         name = str(path.relative_to(SRC))
         missed = sorted(at for at, count in lines.items() if count == 0)
