@@ -189,10 +189,15 @@ pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
     if word.look(SeqCst) != expected {
         return true;
     }
+    if kernel.awaits_the_dead() {
+        // It takes a while: whoever holds the lock comes to give it back.
+        drop(kernel);
+        loom::thread::yield_now();
+        return false;
+    }
     let is_news = |dead| THREAD.with(|thread| thread.deaths.replace(dead) < dead);
     if is_impatient
         || no_robust_list && kernel.dead.contains(&(expected & TID_MASK))
-        || kernel.awaits_the_dead()
         || kernel.is_first(word) && is_news(kernel.dead.len())
     {
         return false;
