@@ -334,8 +334,8 @@ static double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-static uint64_t received_by(unsigned first) {
-    return sum_of(first, LIVES).of[RECEIVED];
+static uint64_t received_by(unsigned from) {
+    return sum_of(from, LIVES).of[RECEIVED];
 }
 
 static void print_progress(double start) {
@@ -354,17 +354,18 @@ static void print_progress(double start) {
 }
 
 /* Looks on until `until` seconds after `start`, checking the pool while all of them work, and until the lives from
- * `first` on have received more than `enough`: on a busy machine that may be later. Whether they have. */
-static bool watch(double start, double until, unsigned first, uint64_t enough) {
-    bool done = false;
-    for (unsigned tick = 1; now() < start + until || (!done && now() < start + until + PATIENCE_S); tick++) {
+ * `from` on have received more than `enough`: on a busy machine that may be later. Whether they have. */
+static bool watch(double start, double until, unsigned from, uint64_t enough) {
+    double begin = now(), end = start + until > begin ? start + until : begin;
+    bool done = received_by(from) > enough;
+    for (unsigned tick = 1; now() < end || (!done && now() < end + PATIENCE_S); tick++) {
         nanosleep(&(struct timespec){0, TICK_MS * 1000000L}, NULL);
         if (waitpid(-1, NULL, WNOHANG) > 0)
             die("worker", "one ended by itself");
         check();
         if (tty || tick % 5 == 0)
             print_progress(start);
-        done = received_by(first) > enough;
+        done = received_by(from) > enough;
     }
     return done;
 }

@@ -115,7 +115,9 @@ def merge(objects):
 
 def without_tests(path, lines):
     text = path.read_text().splitlines()
-    end = next((at for at, line in enumerate(text, 1) if line == "#[cfg(test)]"), len(text) + 1)
+    # A module of tests stands at the end of its file, if not in one of its own.
+    starts = (at for at, line in enumerate(text) if line == "#[cfg(test)]" and text[at + 1].endswith("{"))
+    end = next(starts, len(text)) + 1
     return {at: count for at, count in lines.items() if at < end}
 
 

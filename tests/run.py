@@ -78,7 +78,8 @@ def count_cargo(lines, _report):
         elif re.match(r"PASSED \d+ tests$", line):
             count.passed += 1
         elif result := re.match(r"test (.+) \.\.\. FAILED$", line):
-            count.failed.append(Failure(result[1], said.get(result[1], [])))
+            name = result[1].removesuffix(" - should panic")
+            count.failed.append(Failure(name, said.get(name, [])))
         elif result := re.match(r"test (.+) \.\.\. ignored(?:, (.+))?$", line):
             count.skipped.append(f"{result[1]}: {result[2] or 'NO CAUSE GIVEN'}")
     # Of a test that prints in between the name is not known.

@@ -190,7 +190,7 @@ pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
         return true;
     }
     if kernel.awaits_the_dead() {
-        // It takes a while: whoever holds the lock comes to give it back.
+        // It takes a while, in which another makes a step: whoever holds the lock, say.
         drop(kernel);
         loom::thread::yield_now();
         return false;
