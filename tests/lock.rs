@@ -412,6 +412,34 @@ fn who_goes_first_and_does_not_come_is_forgotten() {
     });
 }
 
+/// An owner can die when it has given the lock back and has not yet woken who sleeps; if another has taken
+/// it by then, the kernel wakes nobody, nor does that other, which knows of nobody. A nap's end does.
+#[test]
+fn a_wake_up_that_died_is_made_up_for_by_the_end_of_a_nap() {
+    child::run(LIMIT, || {
+        let shared = shared(1 << 16);
+        let (pool, owner) = (shared.pool, thread(sleep_long));
+        let mut delays = [0, 1, 3, 10, 30, 60, 120, 150, 200].map(|asleep| {
+            shared.word().store(owner, Relaxed);
+            std::thread::scope(|scope| {
+                let waiter = scope.spawn(|| pool.free(pool.malloc(100).expect("malloc")));
+                while shared.word().load(Relaxed) != owner | WAITERS {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(Duration::from_millis(asleep));
+                let given_back = Instant::now();
+                shared.word().store(0, Relaxed);
+                waiter.join().expect("it ended well").expect("free");
+                given_back.elapsed()
+            })
+        });
+        delays.sort();
+        eprintln!("without a wake-up in after {delays:?}");
+        assert!(delays[4] < Duration::from_millis(500), "{delays:?}");
+        assert_eq!(pool.stats().recoveries, 0);
+    });
+}
+
 /// A profiler's timer, say: waiting is not over, nor begun again, when a signal comes.
 #[test]
 fn signals_make_no_wait_longer() {

@@ -1,6 +1,6 @@
 //! The words that threads share: loom's, each use of which is a step. A dead thread makes none.
 
-use crate::death;
+use crate::{death, sys};
 use loom::sync::atomic::{self, Ordering};
 use std::sync::Arc;
 
@@ -131,12 +131,14 @@ impl AtomicU32 {
         if !death::step() {
             return 0;
         }
-        match self {
+        let seen = match self {
             AtomicU32::Whole(word) => word.swap(value, order),
             AtomicU32::LowHalf(_) => {
                 self.exchange(order, Ordering::Relaxed, |_| Some(value)).unwrap_or(0)
             }
-        }
+        };
+        sys::gave_back(seen);
+        seen
     }
 
     pub fn compare_exchange(

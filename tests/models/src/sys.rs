@@ -5,10 +5,13 @@
 //!   its owner-died bit is set, and one sleeper woken if there may be any; if it names nobody, one
 //!   sleeper is woken (Linux, kernel/futex: `handle_futex_death`).
 //! - Naps do not end by themselves, so that wake-ups alone must suffice, but for these: when a thread
-//!   dies that was woken and has not announced anything since, for its wake-up dies with it; when it
-//!   dies unheard of, having no robust list; as long as who goes first is dead; of who sleeps where that
-//!   stands, of whom the kernel does not know, at each death; and one for each thread that is said to be
-//!   impatient.
+//!   dies that owed a wake-up of which the kernel does not know, see below; when it dies unheard of,
+//!   having no robust list; as long as who goes first is dead; of who sleeps where that stands, of whom
+//!   the kernel does not know, at each death; and one for each thread that is said to be impatient.
+//!
+//! A thread owes a wake-up from when it is woken, or gives back a lock that others wait for, until it
+//! wakes somebody or sleeps again. If it dies before, the kernel pays for it, but not where the word is
+//! not announced, or names another thread by then that has taken the free lock, and knows of no sleeper.
 
 use crate::atomic::AtomicU32;
 use crate::death;
@@ -29,7 +32,7 @@ pub struct Quirks {
     pub no_robust_list: bool,
     /// A thread's first nap ends at once.
     pub impatient: bool,
-    /// No nap ever ends, not even when a wake-up died with whom it woke.
+    /// No nap ever ends, not even when a wake-up died with who owed it.
     pub endless_naps: bool,
 }
 
@@ -98,7 +101,7 @@ struct Thread {
     boot: Cell<u32>,
     quirks: Cell<Quirks>,
     pending: RefCell<Option<AtomicU32>>,
-    is_woken: Cell<bool>,
+    owes_a_wake: Cell<bool>,
     has_napped: Cell<bool>,
     /// Deaths that have ended a nap of its.
     deaths: Cell<usize>,
@@ -135,16 +138,18 @@ pub fn thread_dies() {
         kernel.dead.push(tid);
         let pending = thread.pending.borrow();
         let quirks = thread.quirks.get();
-        if let Some(word) = &*pending {
-            if quirks.no_robust_list {
+        let is_told = match &*pending {
+            Some(word) if quirks.no_robust_list => {
                 if word.look(SeqCst) & TID_MASK == tid {
                     kernel.owners_died += 1;
                 }
                 kernel.end_all_naps();
-            } else {
-                mark_owner_died(&mut kernel, word, tid);
+                false
             }
-        } else if thread.is_woken.get() && !quirks.endless_naps {
+            Some(word) => mark_owner_died(&mut kernel, word, tid),
+            None => false,
+        };
+        if thread.owes_a_wake.get() && !is_told && !quirks.endless_naps {
             kernel.end_all_naps();
         }
         if kernel.awaits_the_dead() {
@@ -155,15 +160,17 @@ pub fn thread_dies() {
     });
 }
 
-fn mark_owner_died(kernel: &mut Kernel, word: &AtomicU32, tid: u32) {
+/// What the kernel does about the word that the dead thread had announced. False for nothing: it names
+/// another.
+fn mark_owner_died(kernel: &mut Kernel, word: &AtomicU32, tid: u32) -> bool {
     let mut seen = word.look(SeqCst);
     loop {
         if seen & TID_MASK == 0 {
             kernel.wake(word);
-            return;
+            return true;
         }
         if seen & TID_MASK != tid {
-            return;
+            return false;
         }
         match word.replace(seen, seen & WAITERS | OWNER_DIED, SeqCst, SeqCst) {
             Ok(_) => break,
@@ -174,6 +181,12 @@ fn mark_owner_died(kernel: &mut Kernel, word: &AtomicU32, tid: u32) {
     if seen & WAITERS != 0 {
         kernel.wake(word);
     }
+    true
+}
+
+/// What the calling thread has read as it gave a word back.
+pub fn gave_back(seen: u32) {
+    THREAD.with(|thread| thread.owes_a_wake.set(seen & WAITERS != 0));
 }
 
 pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
@@ -183,6 +196,7 @@ pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
     let (tid, is_impatient, no_robust_list) = THREAD.with(|thread| {
         let quirks = thread.quirks.get();
         let is_impatient = quirks.impatient && !thread.has_napped.replace(true);
+        thread.owes_a_wake.set(false);
         (thread.tid.get(), is_impatient, quirks.no_robust_list)
     });
     let mut kernel = KERNEL.lock().unwrap();
@@ -211,7 +225,7 @@ pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
         if let Some(woken) = kernel.sleepers[mine].end {
             kernel.sleepers.remove(mine);
             drop(kernel);
-            THREAD.with(|thread| thread.is_woken.set(woken));
+            THREAD.with(|thread| thread.owes_a_wake.set(woken));
             death::step();
             return woken;
         }
@@ -220,7 +234,16 @@ pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
 }
 
 pub fn wake(word: &AtomicU32) -> bool {
-    death::step() && KERNEL.lock().unwrap().wake(word)
+    if !death::step() {
+        return false;
+    }
+    let mut kernel = KERNEL.lock().unwrap();
+    let has_woken = kernel.wake(word);
+    // Where it stands who goes first nobody may sleep while others do.
+    if has_woken || !kernel.is_first(word) {
+        THREAD.with(|thread| thread.owes_a_wake.set(false));
+    }
+    has_woken
 }
 
 #[derive(Clone, Copy)]
@@ -246,10 +269,7 @@ impl Me {
 
     pub fn announce(&self, word: &AtomicU32) -> Announcement {
         death::step();
-        THREAD.with(|thread| {
-            thread.pending.replace(Some(word.clone()));
-            thread.is_woken.set(false);
-        });
+        THREAD.with(|thread| thread.pending.replace(Some(word.clone())));
         death::step();
         Announcement
     }
