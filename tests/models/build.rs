@@ -58,6 +58,11 @@ const VARIANTS: &[(&str, &str, &str)] = &[
         "        self._announcement.withdraw();\n        if self.word.swap(0, AcqRel) & WAITERS != 0 && ",
     ),
     (
+        "withdraws_before_it_wakes",
+        "        if self.word.swap(0, AcqRel) & WAITERS != 0 && ",
+        "        let seen = self.word.swap(0, AcqRel);\n        self._announcement.withdraw();\n        if seen & WAITERS != 0 && ",
+    ),
+    (
         "does_not_tell",
         "return Ok((seen & OWNER_DIED != 0, announcement));",
         "return Ok((false, announcement));",

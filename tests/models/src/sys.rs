@@ -3,15 +3,17 @@
 //! - A wait compares and falls asleep in one step; a wake wakes the one that has slept longest.
 //! - At a death the kernel looks at the word that the thread had announced: if it names the thread,
 //!   its owner-died bit is set, and one sleeper woken if there may be any; if it names nobody, one
-//!   sleeper is woken (Linux, kernel/futex: `handle_futex_death`).
+//!   sleeper is woken (Linux, kernel/futex: `handle_futex_death`; before 6.2 only if the word is 0).
 //! - Naps do not end by themselves, so that wake-ups alone must suffice, but for these: when a thread
-//!   dies that owed a wake-up of which the kernel does not know, see below; when it dies unheard of,
-//!   having no robust list; as long as who goes first is dead; of who sleeps where that stands, of whom
-//!   the kernel does not know, at each death; and one for each thread that is said to be impatient.
+//!   dies that owed a wake-up which nobody else gives, see below; when it dies unheard of, having no
+//!   robust list; as long as who goes first is dead; of who sleeps where that stands, of whom the kernel
+//!   does not know, at each death; and one for each thread that is said to be impatient.
 //!
 //! A thread owes a wake-up from when it is woken, or gives back a lock that others wait for, until it
-//! wakes somebody or sleeps again. If it dies before, the kernel pays for it, but not where the word is
-//! not announced, or names another thread by then that has taken the free lock, and knows of no sleeper.
+//! wakes somebody or sleeps again. If it dies before, the kernel gives it instead where the word is
+//! announced and names nobody; and whom the word names, with its waiters bit, will. Nobody does if it
+//! names another without that bit, who took the free lock and knows of no sleeper; nor if who was woken
+//! has not announced the word yet. Who gives back has.
 
 use crate::atomic::AtomicU32;
 use crate::death;
@@ -32,7 +34,7 @@ pub struct Quirks {
     pub no_robust_list: bool,
     /// A thread's first nap ends at once.
     pub impatient: bool,
-    /// No nap ever ends, not even when a wake-up died with who owed it.
+    /// No nap ends because a wake-up died with who owed it.
     pub endless_naps: bool,
 }
 
@@ -41,8 +43,16 @@ struct Kernel {
     sleepers: Vec<Sleeper>,
     dead: Vec<u32>,
     owners_died: u32,
-    /// Where it stands who goes first.
+    /// The lock's word, and where it stands who goes first.
+    lock: Option<AtomicU32>,
     first: Option<AtomicU32>,
+}
+
+/// By what a thread has come to owe a wake-up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Debt {
+    Woken,
+    GaveBack,
 }
 
 struct Sleeper {
@@ -101,7 +111,7 @@ struct Thread {
     boot: Cell<u32>,
     quirks: Cell<Quirks>,
     pending: RefCell<Option<AtomicU32>>,
-    owes_a_wake: Cell<bool>,
+    owes: Cell<Option<Debt>>,
     has_napped: Cell<bool>,
     /// Deaths that have ended a nap of its.
     deaths: Cell<usize>,
@@ -120,9 +130,11 @@ pub fn be(tid: u32, boot: u32, quirks: Quirks) {
     });
 }
 
-/// Where it stands who goes first.
-pub fn first_is(word: &AtomicU32) {
-    KERNEL.lock().unwrap().first = Some(word.clone());
+/// The lock's word, and where it stands who goes first.
+pub fn words_are(lock: &AtomicU32, first: &AtomicU32) {
+    let mut kernel = KERNEL.lock().unwrap();
+    kernel.lock = Some(lock.clone());
+    kernel.first = Some(first.clone());
 }
 
 /// How many died while the lock's word named them.
@@ -138,18 +150,25 @@ pub fn thread_dies() {
         kernel.dead.push(tid);
         let pending = thread.pending.borrow();
         let quirks = thread.quirks.get();
-        let is_told = match &*pending {
+        let left_alone = match &*pending {
             Some(word) if quirks.no_robust_list => {
                 if word.look(SeqCst) & TID_MASK == tid {
                     kernel.owners_died += 1;
                 }
                 kernel.end_all_naps();
-                false
+                None
             }
             Some(word) => mark_owner_died(&mut kernel, word, tid),
-            None => false,
+            None if thread.owes.get() == Some(Debt::Woken) => {
+                kernel.lock.as_ref().map(|word| word.look(SeqCst))
+            }
+            None => None,
         };
-        if thread.owes_a_wake.get() && !is_told && !quirks.endless_naps {
+        // Whether it names nobody, or another who knows of no sleeper.
+        let is_nobodys =
+            |seen| seen & TID_MASK == 0 || seen & TID_MASK != tid && seen & WAITERS == 0;
+        let is_lost = thread.owes.get().is_some() && left_alone.is_some_and(is_nobodys);
+        if is_lost && !quirks.endless_naps {
             kernel.end_all_naps();
         }
         if kernel.awaits_the_dead() {
@@ -160,17 +179,17 @@ pub fn thread_dies() {
     });
 }
 
-/// What the kernel does about the word that the dead thread had announced. False for nothing: it names
-/// another.
-fn mark_owner_died(kernel: &mut Kernel, word: &AtomicU32, tid: u32) -> bool {
+/// What the kernel does about the word that the dead thread had announced. Nothing if it names another:
+/// then returns the word.
+fn mark_owner_died(kernel: &mut Kernel, word: &AtomicU32, tid: u32) -> Option<u32> {
     let mut seen = word.look(SeqCst);
     loop {
         if seen & TID_MASK == 0 {
             kernel.wake(word);
-            return true;
+            return None;
         }
         if seen & TID_MASK != tid {
-            return false;
+            return Some(seen);
         }
         match word.replace(seen, seen & WAITERS | OWNER_DIED, SeqCst, SeqCst) {
             Ok(_) => break,
@@ -181,12 +200,16 @@ fn mark_owner_died(kernel: &mut Kernel, word: &AtomicU32, tid: u32) -> bool {
     if seen & WAITERS != 0 {
         kernel.wake(word);
     }
-    true
+    None
 }
 
-/// What the calling thread has read as it gave a word back.
+/// What the calling thread has read as it gave a word back, which is what a lock swaps for.
 pub fn gave_back(seen: u32) {
-    THREAD.with(|thread| thread.owes_a_wake.set(seen & WAITERS != 0));
+    owes((seen & WAITERS != 0).then_some(Debt::GaveBack));
+}
+
+fn owes(debt: Option<Debt>) {
+    THREAD.with(|thread| thread.owes.set(debt));
 }
 
 pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
@@ -196,9 +219,9 @@ pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
     let (tid, is_impatient, no_robust_list) = THREAD.with(|thread| {
         let quirks = thread.quirks.get();
         let is_impatient = quirks.impatient && !thread.has_napped.replace(true);
-        thread.owes_a_wake.set(false);
         (thread.tid.get(), is_impatient, quirks.no_robust_list)
     });
+    owes(None);
     let mut kernel = KERNEL.lock().unwrap();
     if word.look(SeqCst) != expected {
         return true;
@@ -225,7 +248,7 @@ pub fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
         if let Some(woken) = kernel.sleepers[mine].end {
             kernel.sleepers.remove(mine);
             drop(kernel);
-            THREAD.with(|thread| thread.owes_a_wake.set(woken));
+            owes(woken.then_some(Debt::Woken));
             death::step();
             return woken;
         }
@@ -239,9 +262,9 @@ pub fn wake(word: &AtomicU32) -> bool {
     }
     let mut kernel = KERNEL.lock().unwrap();
     let has_woken = kernel.wake(word);
-    // Where it stands who goes first nobody may sleep while others do.
+    // Where it stands who goes first perhaps nobody sleeps, and others do at the lock's word.
     if has_woken || !kernel.is_first(word) {
-        THREAD.with(|thread| thread.owes_a_wake.set(false));
+        owes(None);
     }
     has_woken
 }

@@ -16,7 +16,7 @@ use models::layout::{FIRST_OFFSET, LOCK_OFFSET, NAMESPACE_OFFSET, TURN_OFFSET};
 use models::locks;
 use models::region::Region;
 use models::sys::{self, Quirks};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::Arc;
 
 const BOOT: u32 = 3;
@@ -112,8 +112,8 @@ fn life<L: Robust>(region: &Region, parts: &Parts, cast: &Cast) {
     }
 }
 
-/// One order of steps. Whether somebody died.
-fn play<L: Robust + 'static>(cast: Cast) -> bool {
+/// One order of steps. Who died: a bit for each.
+fn play<L: Robust + 'static>(cast: Cast) -> u32 {
     let region = Region::new(4096);
     sys::be(100, BOOT, Quirks::default());
     region.store32(NAMESPACE_OFFSET, sys::pid_namespace());
@@ -125,18 +125,19 @@ fn play<L: Robust + 'static>(cast: Cast) -> bool {
     region.store32(LOCK_OFFSET, if cast.is_rebooted { 77 } else { 0 });
     region.store32(TURN_OFFSET, 0);
     region.store32(FIRST_OFFSET, 0);
-    sys::first_is(region.word32(FIRST_OFFSET).unwrap());
+    let word = |at| region.word32(at).unwrap();
+    sys::words_are(word(LOCK_OFFSET), word(FIRST_OFFSET));
     let parts = Arc::new(Parts::new(old_owners, 0));
-    let any_dead = Arc::new(AtomicBool::new(false));
+    let dead = Arc::new(AtomicU32::new(0));
     let act = |at: usize| {
-        let (region, parts, any_dead) = (region.clone(), parts.clone(), any_dead.clone());
+        let (region, parts, dead) = (region.clone(), parts.clone(), dead.clone());
         move || {
             sys::be(1 + at as u32, BOOT, cast.quirks);
             match cast.deaths[at] {
                 None => life::<L>(&region, &parts, &cast),
                 Some(steps) => {
                     let lived = death::mortal(steps, || life::<L>(&region, &parts, &cast));
-                    any_dead.fetch_or(!lived, SeqCst);
+                    dead.fetch_or(u32::from(!lived) << at, SeqCst);
                 }
             }
         }
@@ -158,27 +159,27 @@ fn play<L: Robust + 'static>(cast: Cast) -> bool {
         assert!(told <= died && (told > 0) == (died > 0), "told {told} times of {died}");
     }
     assert!(parts.reboots.load(SeqCst) <= 1, "taken over from an old boot by one");
-    any_dead.load(SeqCst)
+    dead.load(SeqCst)
 }
 
-/// All orders of steps. Whether somebody died in any of them.
-fn all_orders<L: Robust + 'static>(cast: Cast, preemptions: usize) -> bool {
+/// All orders of steps. Who died in any of them: a bit for each.
+fn all_orders<L: Robust + 'static>(cast: Cast, preemptions: usize) -> u32 {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 10_000;
-    let any_dead = Arc::new(AtomicBool::new(false));
-    let seen = any_dead.clone();
+    let dead = Arc::new(AtomicU32::new(0));
+    let seen = dead.clone();
     builder.check(move || {
         seen.fetch_or(play::<L>(cast), SeqCst);
     });
-    any_dead.load(SeqCst)
+    dead.load(SeqCst)
 }
 
 /// One thread dies, at each of its steps in turn. How many these are.
 fn one_dies<L: Robust + 'static>(cast: Cast, preemptions: usize) -> u32 {
     let dies_at = |steps| Cast { deaths: [Some(steps), None, None], ..cast };
-    let lived = (0..LONGEST).find(|&steps| !all_orders::<L>(dies_at(steps), preemptions));
-    lived.unwrap_or(LONGEST)
+    let lived = (0..LONGEST).find(|&steps| all_orders::<L>(dies_at(steps), preemptions) == 0);
+    lived.expect("it comes to its end")
 }
 
 /// Two threads die, at each pair of their steps but that of the first one's only every `stride`-th is
@@ -189,14 +190,13 @@ fn two_die<L: Robust + 'static>(cast: Cast, preemptions: usize, stride: usize) -
         for second in 0.. {
             let deaths = [Some(first), Some(second), None];
             pairs += 1;
-            // Whether the second one did, too: else only the first does from here on.
-            let both = Cast { deaths, ..cast };
-            if !all_orders::<L>(both, preemptions) || second == LONGEST {
-                break;
+            if all_orders::<L>(Cast { deaths, ..cast }, preemptions) & 1 << 1 == 0 {
+                break; // It has come to its end, and does so from here on.
             }
+            assert!(second < LONGEST, "it comes to its end");
         }
         let alone = Cast { deaths: [Some(first), None, None], ..cast };
-        if !all_orders::<L>(alone, preemptions) {
+        if all_orders::<L>(alone, preemptions) == 0 {
             break;
         }
     }
@@ -245,7 +245,7 @@ mod lock {
     fn whoever_dies_where_the_others_get_in() {
         let steps = one_dies::<Lock>(USUAL, soak(3, 2));
         println!("a death at each of {steps} steps");
-        assert!((10..LONGEST).contains(&steps));
+        assert!(steps > 10);
     }
 
     #[test]
@@ -307,7 +307,7 @@ mod eager {
     fn whoever_dies_where_the_others_get_in() {
         let steps = one_dies::<Lock>(USUAL, soak(2, 1));
         println!("a death at each of {steps} steps");
-        assert!((10..LONGEST).contains(&steps));
+        assert!(steps > 10);
     }
 
     #[test]
@@ -355,6 +355,7 @@ fails! {
     announces_too_late: || { one_dies::<Lock>(USUAL, 2); }, "deadlock";
     announces_a_takeover_too_late: || { one_dies::<Lock>(USUAL, 2); }, "deadlock";
     withdraws_too_early: || { one_dies::<Lock>(USUAL, 2); }, "deadlock";
+    withdraws_before_it_wakes: || { one_dies::<Lock>(USUAL, 2); }, "deadlock";
     does_not_tell: || { one_dies::<Lock>(USUAL, 2); }, "told of each, once";
     does_not_tell_of_the_silent: || { one_dies::<Lock>(SILENT, 2); }, "told of each, once";
     robs_the_living: || { all_orders::<Lock>(IMPATIENT, 2); }, "Causality violation";
