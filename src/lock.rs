@@ -316,22 +316,33 @@ impl Lock {
             };
             if woken {
                 doubt = None;
-                continue;
-            }
-            if self.names_nobody(asleep & TID_MASK, me.tid) {
-                let announcement = me.announce(word);
-                if word.compare_exchange(asleep, me.tid | WAITERS, Acquire, Relaxed).is_ok() {
-                    return Ok((true, announcement));
-                }
-                continue;
-            }
-            let turn = (asleep, self.turn());
-            let state = self.state(asleep & TID_MASK);
-            if doubt.get_or_insert_with(|| Doubt::new(turn)).grows(turn, state) {
-                let what = "the lock names a thread that does not hold it";
-                return Err(Error::Corrupted { what, at: self.at as u64 });
+            } else if let Some(announcement) = self.question(word, asleep, me, &mut doubt)? {
+                return Ok((true, announcement));
             }
         }
+    }
+
+    /// After a nap in which nobody called: takes the lock over if the word, as it was, names nobody who
+    /// can hold it. An error once its owner has shown for too long that it does not.
+    fn question(
+        &self,
+        word: &AtomicU32,
+        asleep: u32,
+        me: sys::Me,
+        doubt: &mut Option<Doubt>,
+    ) -> Result<Option<sys::Announcement>> {
+        let owner = asleep & TID_MASK;
+        if self.names_nobody(owner, me.tid) {
+            let announcement = me.announce(word);
+            let taken = word.compare_exchange(asleep, me.tid | WAITERS, Acquire, Relaxed);
+            return Ok(taken.is_ok().then_some(announcement));
+        }
+        let turn = (asleep, self.turn());
+        if doubt.get_or_insert_with(|| Doubt::new(turn)).grows(turn, self.state(owner)) {
+            let what = "the lock names a thread that does not hold it";
+            return Err(Error::Corrupted { what, at: self.at as u64 });
+        }
+        Ok(None)
     }
 
     /// What can be asked about threads that use the pool.

@@ -79,8 +79,8 @@ const VARIANTS: &[(&str, &str, &str)] = &[
     ),
     (
         "takes_over_without_looking",
-        "if word.compare_exchange(asleep, me.tid | WAITERS, Acquire, Relaxed).is_ok() {",
-        "word.swap(me.tid | WAITERS, Acquire);\n                if true {",
+        "word.compare_exchange(asleep, me.tid | WAITERS, Acquire, Relaxed);",
+        "Ok::<u32, u32>(word.swap(me.tid | WAITERS, Acquire));",
     ),
     (
         "claims_without_looking",
