@@ -751,6 +751,8 @@ mod tests {
                         assert!(bin_of(g.granules, g.bin_log2) < g.bin_count);
                         assert!(g.map + g.granules as usize <= g.first);
                         assert_eq!((g.owners, g.owner), (0, g.map), "nothing for owners");
+                        let hoard = (g.hoard_max as usize) << g.align_log2;
+                        assert!(hoard * 8 <= g.end - g.start, "an eighth may be cached");
                         let owned = Options { flags: options::OWNER_TAGS, ..options };
                         let Ok(g) = Geometry::plan(residue, len, &owned) else { continue };
                         assert_eq!((residue + g.owner) % 8, 0);

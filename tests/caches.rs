@@ -829,14 +829,12 @@ fn at_most_an_eighth_is_cached_while_threads_churn() {
                 .collect();
             let start = Instant::now();
             while start.elapsed() < Duration::from_millis(500) {
-                let stats = pool.stats();
-                assert!(stats.cached_size * 8 <= stats.total, "{} of {len}", stats.cached_size);
-                most = most.max(stats.cached_size);
+                most = most.max(pool.stats().cached_size);
             }
             stop.store(true, Relaxed);
             threads.into_iter().for_each(|thread| thread.join().expect("it ended well"));
         });
-        assert!(most > 0);
+        assert!(most > 0 && most * 8 <= pool.stats().total, "{most} of {len}");
         shared.must_be_whole(first);
     }
 }

@@ -83,7 +83,7 @@ const USUAL_LOG2: u32 = 4;
 /// Start bytes of the map: what the table of magazines in use is indexed by.
 const STARTS: usize = 256;
 
-/// What a thread knows of a pool.
+/// What a thread knows of a pool. What a hit looks at, but for the tables, is in the first line.
 #[repr(C)]
 pub struct Local {
     /// The handle's address, in a pool whose granule is the usual one, and which does not know its
@@ -130,6 +130,8 @@ pub struct Local {
 
 /// It fits in the page that a fork wipes.
 const _: () = assert!(size_of::<Local>() <= sys::PAGE_BYTES);
+
+const _: () = assert!(core::mem::offset_of!(Local, handle) + size_of::<usize>() <= 64);
 
 /// No handle's address: not NULL, which callers may pass.
 const NOBODY: usize = 1;
@@ -218,6 +220,7 @@ impl Pushed {
     pub fn finish(self) {
         // SAFETY: the magazine of the buffer that `begin_push` found.
         let magazine = unsafe { &*self.magazine };
+        // Counted last: what is counted is cached.
         compiler_fence(SeqCst);
         byte::count_up(magazine);
     }
@@ -245,9 +248,12 @@ impl Popped {
             let magazine = &*self.magazine;
             (magazine, magazine.last(self.count))
         };
+        // Live before it leaves its place: who dies between leaves a block that is live and was not
+        // delivered.
         compiler_fence(SeqCst);
         // Who does not find it in its place any more finds it live.
         item.store(NO_BLOCK, Release);
+        // Counted last: behind the last it would be a block that its owner was freeing, and no one was.
         compiler_fence(SeqCst);
         byte::count_down(magazine);
         self.block
@@ -371,6 +377,8 @@ impl Local {
             return None;
         }
         let count = byte::count(magazine);
+        // No room; and no count, be it damaged, leads beyond the items, for rounds are the page's own.
+        // The second comparison is not there where `busy` is null.
         // SAFETY: a byte.
         if count as u8 >= unsafe { self.rounds.get_unchecked(live) }.get()
             || ptr::eq(magazine, busy)
@@ -379,6 +387,7 @@ impl Local {
         }
         // SAFETY: less than rounds, which is at most the number of items.
         unsafe { magazine.items.get_unchecked(count) }.store(granule as u32, Relaxed);
+        // Named first: who dies behind the next store leaves a free block that is in its place.
         compiler_fence(SeqCst);
         // SAFETY: as above.
         let byte = unsafe { &*map.add(granule) };

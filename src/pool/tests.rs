@@ -1,10 +1,11 @@
 //! What is done for the dead while others live. Threads that stay where they are for ever stand for those
-//! that died there: what they were about to do is done by hand, store by store.
+//! that died there: what they were about to do is done by hand, store by store. And at the end: how much
+//! magazines come to hold.
 
 use super::recover::Death;
 use super::*;
 use crate::cache;
-use crate::depot::Bound;
+use crate::depot::{Bound, Depot};
 use crate::layout::{COUNT_AT, ITEMS_AT, RECORD_OFFSET};
 use crate::map::{Entry, State};
 use crate::options::Options;
@@ -415,4 +416,42 @@ fn what_a_living_one_takes_is_not_made_cached_by_who_put_it_there() {
     });
     assert_eq!(state(pool, granule), Some(State::Cached));
     pool.check().expect("whole");
+}
+
+/// Bursts of blocks of a size, now and then of a shelf's.
+fn churn(pool: &Pool, mut seed: u64, end: Instant) {
+    while Instant::now() < end {
+        seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        let size = 16 << (seed >> 60).min(13);
+        let count = ((512 << 10) / size).min(300);
+        let blocks: Vec<usize> = (0..count).map(|_| malloc(pool, size)).collect();
+        blocks.into_iter().for_each(|block| free(pool, block));
+    }
+}
+
+#[test]
+fn what_magazines_may_hold_and_what_is_on_shelves_is_an_eighth_at_most() {
+    const LEN: usize = 32 << 20;
+    let pool = pool(LEN);
+    // The first come to shelves: later magazines leave them no room.
+    let blocks = [(); 8].map(|()| malloc(pool, LEN / 256));
+    blocks.into_iter().for_each(|block| free(pool, block));
+    let end = Instant::now() + Duration::from_millis(300);
+    let threads = [0, 1, 2, 3].map(|seed| std::thread::spawn(move || churn(pool, seed, end)));
+    let (mut most, mut most_on_shelves) = (0, 0);
+    while Instant::now() < end {
+        // Magazines are bound, and come to hold more, under the lock only.
+        locked(pool, |_| {
+            let depot = pool.depot();
+            let share =
+                |bound: Bound| Depot::share(bound.class, depot.rounds(bound.magazine, bound.class));
+            let on_shelves = pool.shelves().all().map(|place| place.size()).sum::<u32>();
+            most = most.max(depot.bound().map(share).sum::<u32>() + on_shelves);
+            most_on_shelves = most_on_shelves.max(on_shelves);
+        });
+    }
+    threads.into_iter().for_each(|thread| thread.join().expect("it ended well"));
+    let eighth = (LEN / 8 / 16) as u32;
+    assert!((eighth / 2..=eighth).contains(&most), "{most} granules, where {eighth} may be");
+    assert!(most_on_shelves > 0);
 }

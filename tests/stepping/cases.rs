@@ -650,6 +650,11 @@ fn caches() -> Vec<Case> {
         })
         .after(stock)
         .beside(stock),
+        Case::new("cache-pressure-alone", CACHED, |s| {
+            stock(s);
+            s.exhaust_heap(&[8 * KIB, KIB, 256, 32]);
+            s.must_step(Call::Malloc { size: 100 });
+        }),
         Case::new("cache-looks", CACHED, |s| {
             stock(s);
             for call in [Call::Check, Call::Stats, Call::Attach] {

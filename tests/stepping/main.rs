@@ -40,7 +40,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use walk::{Extent, Only, Walker};
 
-/// What must have been stepped through, by how rows of the table begin: a scene that has come to do
+/// What must have been stepped through, as rows of the table: a scene that has come to do
 /// something else, since the library has changed, is to be noticed.
 const OPERATIONS: [&str; 62] = [
     "malloc, shelf",
@@ -75,8 +75,8 @@ const OPERATIONS: [&str; 62] = [
     "realloc, moves (shelf)",
     "realloc, moves (cache)",
     "realloc, moves (cache, with the lock)",
-    "realloc, moves (heap",
-    "realloc, moves (top",
+    "realloc, moves (heap)",
+    "realloc, moves (top)",
     "realloc, fails",
     "expand, grows",
     "bind, a block's first",

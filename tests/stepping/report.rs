@@ -46,9 +46,9 @@ impl Report {
         self.rows.get(row).copied().unwrap_or_default()
     }
 
-    /// Whether some row's name begins so.
-    pub fn has(&self, start: &str) -> bool {
-        self.rows.keys().any(|row| row.starts_with(start))
+    /// Whether there is such a row.
+    pub fn has(&self, row: &str) -> bool {
+        self.rows.contains_key(row)
     }
 }
 
