@@ -13,7 +13,7 @@ help:
 	@echo 'make demo   builds the library, then shows processes sharing a pool for a few seconds'
 	@echo 'make test   runs every test; the last line is the count'
 	@echo 'make soak   the randomised and timed tests, each for SOAK_SECONDS (60)'
-	@echo 'make bench  builds other allocators and measures the pool beside them; BENCH_FLAGS=--quick takes a minute'
+	@echo 'make bench  builds other allocators and measures the pool beside them; BENCH_FLAGS=--quick measures for under a minute'
 	@echo 'make programs  times real programs with their heap in a pool beside other allocators'
 	@echo 'make fuzz   the fuzz targets, both at once, each for FUZZ_SECONDS (1800)'
 	@echo 'make coverage  which lines of src/ the tests execute; needs llvm-cov of the version of rustc'"'"'s LLVM'
@@ -38,13 +38,15 @@ soak:
 	@tests/preflight test || { echo '0 passed, 1 failed, 0 skipped'; exit 1; }
 	@python3 tests/run.py --soak
 
-# Two builds that must not share a folder: one as it ships, and one that counts its locks.
+# Two builds that must not share a folder: one as it ships, and one that counts its locks. With that, every
+# workload runs once more and checks that each block keeps its bytes.
 bench:
 	CARGO_TARGET_DIR=$(abspath $(CARGO_TARGET_DIR))/bench cargo run --locked --release \
 	    --manifest-path benches/Cargo.toml -- \
 	    --json $(abspath $(CARGO_TARGET_DIR))/bench.json --plots docs $(BENCH_FLAGS)
 	CARGO_TARGET_DIR=$(abspath $(CARGO_TARGET_DIR))/counts cargo run --locked --release \
-	    --manifest-path benches/Cargo.toml --no-default-features --features counts -- --locks
+	    --manifest-path benches/Cargo.toml --no-default-features --features counts -- \
+	    --locks --verify --peers mempool
 
 fuzz:
 	@tests/preflight test

@@ -63,7 +63,9 @@ fn report() -> Result<(), String> {
         return Err("what was got is not what was given".into());
     }
     let mut figures = Map::new();
-    let plots = Plots::new(plan.plots.as_deref());
+    let mut missed = false;
+    // A quick run has too little to show.
+    let plots = Plots::new(plan.plots.as_deref().filter(|_| !plan.quick));
     if wanted.time {
         let rows = times::measure(plan);
         times::print(plan, &rows);
@@ -85,6 +87,7 @@ fn report() -> Result<(), String> {
     if wanted.instructions {
         let counts = instructions::survey(plan);
         instructions::print(&counts);
+        missed = instructions::is_missed(&counts);
         figures.insert("instructions".into(), json!(counts));
     }
     if wanted.locks {
@@ -92,10 +95,14 @@ fn report() -> Result<(), String> {
         locks::print(&locks);
         figures.insert("locks".into(), json!(locks));
     }
-    match &plan.json {
-        Some(path) => write(path, &format!("{:#}\n", Value::Object(figures))),
-        None => Ok(()),
+    if let Some(path) = &plan.json {
+        write(path, &format!("{:#}\n", Value::Object(figures)))?;
     }
+    // These are the same on any machine, be it busy.
+    if missed {
+        return Err("more instructions than are aimed at".into());
+    }
+    Ok(())
 }
 
 /// Writes a file, in a directory that may not exist yet.

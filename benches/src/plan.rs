@@ -28,7 +28,7 @@ Options
     --millis N          how long to measure each time
     --library PATH      mempool's shared library, if not the one that was built along
     --json FILE         writes the figures
-    --plots DIRECTORY   writes plots as SVG
+    --plots DIRECTORY   writes plots as SVG, but not of a quick run
     --list              says what peers and workloads there are
 ";
 

@@ -5,9 +5,10 @@
 
 #include <pthread.h>
 
-enum { THREADS = 6, BLOCKS = 400, SIZES = 5 };
+enum { THREADS = 6, BLOCKS = 400, SIZES = 6 };
 
-static const size_t sizes[SIZES] = {16, 64, 200, 1000, 5000};
+/* The last go by the shelves, and fewer of them at once: there must be room for all. */
+static const size_t sizes[SIZES] = {16, 64, 200, 1000, 5000, 100000};
 
 static mempool_t *pool;
 static uint64_t deadline_ns;
@@ -20,7 +21,7 @@ static void *work(void *context)
     unsigned round = 0;
     do {
         size_t size = sizes[rng_below(&rng, SIZES)];
-        unsigned count = 1 + rng_below(&rng, BLOCKS);
+        unsigned count = 1 + rng_below(&rng, size > 5000 ? BLOCKS / 25 : BLOCKS);
         unsigned mark = self << 16 | round++ % 65536;
         for (unsigned i = 0; i < count; i++) {
             blocks[i] = mempool_malloc(pool, size);
