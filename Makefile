@@ -46,7 +46,7 @@ bench:
 	    --json $(abspath $(CARGO_TARGET_DIR))/bench.json --plots docs $(BENCH_FLAGS)
 	CARGO_TARGET_DIR=$(abspath $(CARGO_TARGET_DIR))/counts cargo run --locked --release \
 	    --manifest-path benches/Cargo.toml --no-default-features --features counts -- \
-	    --locks --verify --peers mempool
+	    --locks --verify --peers mempool $(filter --quick,$(BENCH_FLAGS))
 
 fuzz:
 	@tests/preflight test

@@ -337,8 +337,8 @@ impl Lock {
             let taken = word.compare_exchange(asleep, me.tid | WAITERS, Acquire, Relaxed);
             return Ok(taken.is_ok().then_some(announcement));
         }
-        let turn = (asleep, self.turn());
-        if doubt.get_or_insert_with(|| Doubt::new(turn)).grows(turn, self.state(owner)) {
+        let (turn, state) = ((asleep, self.turn()), self.state(owner));
+        if doubt.get_or_insert_with(|| Doubt::new(turn)).grows(turn, state) {
             let what = "the lock names a thread that does not hold it";
             return Err(Error::Corrupted { what, at: self.at as u64 });
         }

@@ -3,69 +3,103 @@
 //! division or anything that locks the bus; whatever takes more is jumped to.
 //!
 //! Needs `objdump` (binutils).
-#![cfg(target_arch = "x86_64")]
+#![cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 
 #[path = "common/shipped.rs"]
 mod shipped;
 
-/// An instruction: its name, with prefixes, and what it is about.
+use std::sync::OnceLock;
+
+/// The library's instructions, as text.
+fn listing() -> &'static str {
+    static LISTING: OnceLock<String> = OnceLock::new();
+    LISTING.get_or_init(|| shipped::ask("objdump", &["-d", "--no-show-raw-insn", "-M", "intel"]))
+}
+
+/// An instruction: where it lies, and its words: prefixes, name, operands.
 struct Instruction {
-    name: String,
-    about: String,
+    at: u64,
+    words: Vec<&'static str>,
+}
+
+impl Instruction {
+    fn parse(line: &'static str) -> Option<Instruction> {
+        let (at, text) = line.split_once(":\t")?;
+        let words = text.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+        Some(Instruction { at: u64::from_str_radix(at.trim(), 16).ok()?, words })
+    }
+
+    /// Whether it changes a word in one event, which waits for all earlier stores; or takes long.
+    fn is_dear(&self) -> bool {
+        const DEAR: [&str; 12] = [
+            "lock", "rep", "repz", "repnz", "call", "div", "idiv", "xadd", "syscall", "mfence",
+            "sfence", "cpuid",
+        ];
+        let is_exchange =
+            self.words[0] == "xchg" && self.words.iter().any(|word| word.contains('['));
+        let is_one = |word: &&str| DEAR.contains(word) || word.starts_with("cmpxchg");
+        is_exchange || self.words.iter().any(is_one)
+    }
+
+    /// Where it goes on, if it is a jump.
+    fn target(&self) -> Option<u64> {
+        let [name, target, ..] = self.words[..] else { return None };
+        name.starts_with('j').then(|| u64::from_str_radix(target, 16).expect("an address"))
+    }
+
+    /// Whether it is there to fill a line.
+    fn is_filler(&self) -> bool {
+        self.words.iter().any(|word| ["nop", "nopw", "nopl", "int3"].contains(word))
+            || self.words == ["xchg", "ax", "ax"]
+    }
 }
 
 /// The instructions of a function, in their order.
 fn instructions(function: &str) -> Vec<Instruction> {
     let start = format!("<{function}>:");
-    let text = shipped::ask("objdump", &["-d", "--no-show-raw-insn", "-M", "intel"]);
-    let body = text.lines().skip_while(|line| !line.ends_with(&start)).skip(1);
-    let body = body.take_while(|line| !line.is_empty());
-    let instruction = |line: &str| {
-        let (_, text) = line.split_once(":\t").expect("an address before it");
-        let prefixes = ["lock ", "rep ", "repz ", "repnz "];
-        let prefix =
-            prefixes.iter().find(|prefix| text.starts_with(**prefix)).map_or(0, |p| p.len());
-        let end = text[prefix..].find(' ').map_or(text.len(), |end| prefix + end);
-        Instruction { name: text[..end].to_string(), about: text[end..].trim().to_string() }
-    };
-    let all: Vec<_> = body.map(instruction).collect();
-    // What comes behind the last return is there to fill a line.
-    let len = all.iter().rposition(|one| one.name == "ret").expect("it returns") + 1;
-    all.into_iter().take(len).collect()
+    let body = listing().lines().skip_while(|line| !line.ends_with(&start)).skip(1);
+    body.map_while(Instruction::parse).collect()
 }
 
-/// What changes a word in one event, which waits for all earlier stores; or takes long.
-fn is_dear(one: &Instruction) -> bool {
-    let exchanges_with_memory = one.name == "xchg" && one.about.contains('[');
-    let is_any_of = |names: &[&str]| names.iter().any(|name| one.name.starts_with(name));
-    exchanges_with_memory
-        || is_any_of(&["lock", "rep", "call", "div", "idiv", "cmpxchg", "xadd", "syscall"])
-        || is_any_of(&["mfence", "sfence", "lfence", "cpuid", "rdtsc"])
+/// How many instructions a hit runs through.
+fn row(function: &str) -> usize {
+    let all = instructions(function);
+    let is_return = |one: &Instruction| one.words == ["ret"];
+    let end = all.iter().position(is_return).expect("it returns");
+    let (first, last) = (all[0].at, all[end].at);
+    for one in &all[..end] {
+        let Instruction { at, words } = one;
+        assert!(!one.is_dear(), "{function}: {at:x} {words:?}");
+        // Out of the function, or to where such a jump stands behind its end.
+        let is_inside = one.target().is_some_and(|target| (first..=last).contains(&target));
+        assert!(!is_inside, "{function}: {at:x} {words:?}");
+        assert_ne!(words[0], "jmp", "{function}: {at:x} {words:?}");
+    }
+    for one in &all[end + 1..] {
+        assert!(one.words[0] == "jmp" || one.is_filler(), "{function}: {:?}", one.words);
+    }
+    end + 1
 }
 
 #[test]
 fn a_hit_is_a_row_of_plain_instructions() {
-    let [malloc, free] = ["mempool_malloc", "mempool_free"].map(|function| {
-        let all = instructions(function);
-        let inside = format!("<{function}");
-        for (at, one) in all.iter().enumerate() {
-            let Instruction { name, about } = one;
-            assert!(!is_dear(one), "{function}: {name} {about}");
-            assert!(
-                !name.starts_with('j') || !about.contains(&inside),
-                "{function}: {name} {about}"
-            );
-            assert_eq!(name == "ret", at + 1 == all.len(), "{function} returns at its end");
-        }
-        all.len()
-    });
+    let (malloc, free) = (row("mempool_malloc"), row("mempool_free"));
     println!("malloc {malloc}, free {free} instructions");
     assert!(malloc + free <= 64, "malloc {malloc}, free {free}");
 }
 
-/// The test can see them: a pool's lock is taken by one.
+/// They are in the library, and would be seen.
 #[test]
-fn what_is_dear_is_in_the_library() {
-    let text = shipped::ask("objdump", &["-d", "--no-show-raw-insn", "-M", "intel"]);
-    assert!(text.contains("\tlock cmpxchg ") && text.contains("\tcall "));
+fn what_is_dear_is_seen() {
+    assert!(instructions("mempool_stats").iter().any(Instruction::is_dear), "it calls");
+    let of_lines = |text: &str| {
+        let lines = listing().lines().filter(|line| line.contains(text));
+        lines.filter_map(Instruction::parse).collect::<Vec<_>>()
+    };
+    for text in ["\tlock cmpxchg ", "\tcall ", "\tlock xadd "] {
+        let all = of_lines(text);
+        assert!(!all.is_empty() && all.iter().all(Instruction::is_dear), "{text}");
+    }
+    let of_thread_storage = "1: \tdata16 rex.W call 5d5f0 <__tls_get_addr@plt>".replace(": ", ":");
+    assert!(Instruction::parse(of_thread_storage.leak()).is_some_and(|one| one.is_dear()));
 }

@@ -444,7 +444,7 @@ fn a_wake_up_that_died_is_made_up_for_by_the_end_of_a_nap() {
             });
             delays.sort(); // single ones may be the machine's
             eprintln!("after {asleep:?} a nap ended in {delays:?}");
-            assert!(delays[2] < Duration::from_millis(150), "after {asleep:?}: {delays:?}");
+            assert!(delays[2] < Duration::from_millis(300), "after {asleep:?}: {delays:?}");
         }
         assert_eq!(pool.stats().recoveries, 0);
     });

@@ -98,7 +98,7 @@ fn report() -> Result<(), String> {
     if let Some(path) = &plan.json {
         write(path, &format!("{:#}\n", Value::Object(figures)))?;
     }
-    // These are the same on any machine, be it busy.
+    // Counted, so the same however busy the machine is.
     if missed {
         return Err("more instructions than are aimed at".into());
     }

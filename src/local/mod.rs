@@ -220,7 +220,7 @@ impl Pushed {
     pub fn finish(self) {
         // SAFETY: the magazine of the buffer that `begin_push` found.
         let magazine = unsafe { &*self.magazine };
-        // Counted last: what is counted is cached.
+        // Counted last: a last block that is counted and live is one that was not delivered.
         compiler_fence(SeqCst);
         byte::count_up(magazine);
     }
