@@ -86,7 +86,7 @@ pub fn print(counts: &Counts) {
     println!("Those of malloc and free and all they call, without the calls. Aim for {SUBJECT}: {hot} and {random}.\n");
 }
 
-/// Whether the subject needs more than is aimed at. They are counted, and the same each time.
+/// Whether the subject needs more than is aimed at.
 pub fn is_missed(counts: &Counts) -> bool {
     let ours = counts.iter().filter(|(peer, _)| *peer == SUBJECT);
     ours.flat_map(|(_, pair)| pair.iter().zip(AIMS)).any(|(count, aim)| *count > Some(aim))

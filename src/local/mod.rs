@@ -130,7 +130,7 @@ pub struct Local {
 
 /// It fits in the page that a fork wipes.
 const _: () = assert!(size_of::<Local>() <= sys::PAGE_BYTES);
-
+/// The first line ends behind this, or later.
 const _: () = assert!(core::mem::offset_of!(Local, handle) + size_of::<usize>() <= 64);
 
 /// No handle's address: not NULL, which callers may pass.

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 /// The shared library as it is shipped: built with the release profile, whatever profile the
 /// tests have, and with no flags of the environment.
-pub fn library() -> &'static Path {
+fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         // A folder of its own: the running `cargo test` may have locked the usual one.

@@ -40,8 +40,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use walk::{Extent, Only, Walker};
 
-/// What must have been stepped through, as rows of the table: a scene that has come to do
-/// something else, since the library has changed, is to be noticed.
+/// What must have been stepped through, as rows of the table: a scene that has come to do something
+/// else, since the library has changed, is to be noticed.
 const OPERATIONS: [&str; 62] = [
     "malloc, shelf",
     "free, shelf",
